@@ -1,0 +1,120 @@
+"""PASS, whole: from images to segmentations, scores and a report. `python jobs/pass.py [RECIPE] [options]`."""
+
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipes import RECIPES
+from luss_ray.core.command import parsed, run
+from luss_ray.core.errors import UserError
+from luss_ray.core.progress import CONSOLE
+from luss_ray.protocols.datasets import open_dataset
+from luss_ray.protocols.unsupervised import Stage, run_pass
+from luss_ray.report.collect import REPORT, RESULT
+from luss_ray.stages.run import Limits, Run
+from luss_ray.storage.uri import Location
+from luss_ray.train import cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run works on and where, none of which changes its result."""
+
+    data: str | None = None
+    """Sharded dataset (shards/build.py): a folder or s3://bucket/prefix. A local folder of images is packed first. The
+    demo recipes bring their own."""
+    storage: str = "runs"
+    """Where runs are kept: a folder or s3://bucket/prefix."""
+    name: str | None = None
+    """Name of the run; the recipe's name by default. The same name goes on where it stopped."""
+    num_workers: tuple[int, int] | None = None
+    """Fewest and most training workers; by default one for each GPU, or one."""
+    until: Stage | None = None
+    """Stop after this stage."""
+    max_bad_samples: int | None = None
+    """Unreadable images that are put aside before the run is refused; by default 1 %, at least 10."""
+    max_failures: int = 8
+    """Restarts of a training stage after failures of its workers."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints."""
+    log: Path = Path("runs/ray.log")
+    """Local file for what Ray has to say."""
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of a name; UserError with the nearest one where there is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+        raise UserError(f"no recipe {name!r}: {hint}")
+    return RECIPES[name]()
+
+
+def parse(arguments: list[str]) -> tuple[Options, Recipe]:
+    """Return options and the recipe with its overridden fields."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    default = recipe_named(arguments[0] if named else "demo")
+
+    def both(
+        options: Annotated[Options, tyro.conf.arg(name="")], recipe: Annotated[Recipe, tyro.conf.arg(name="")] = default
+    ) -> tuple[Options, Recipe]:
+        return options, recipe
+
+    return parsed(
+        lambda: tyro.cli(
+            tyro.conf.configure(tyro.conf.SuppressFixed)(both),
+            args=arguments[named:],
+            prog=f"pass.py {default.recipe_name}",
+            description=f"{__doc__} Recipes: {', '.join(RECIPES)}.",
+        )
+    )
+
+
+def main() -> None:
+    """Run PASS and print where its results are."""
+    options, recipe = parse(sys.argv[1:])
+    storage = Location.parse(options.storage)
+    data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
+    cluster.join(options.log)
+    num_images = len(data.split("train"))
+    whole = Run(
+        folder=storage / (options.name or recipe.recipe_name),
+        recipe=recipe,
+        data=data,
+        resources=cluster.resources(options.num_workers),
+        limits=Limits(
+            max_bad_samples=max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples,
+            max_failures=options.max_failures,
+            checkpoint_every_s=options.checkpoint_every_s,
+        ),
+    )
+    result = run_pass(whole, options.until)
+    CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")
+    CONSOLE.print(_table(result))
+
+
+def _table(result: dict) -> Table:
+    """Return the scores beside the baselines; or, without labels, the sizes of what was found."""
+    table = Table(box=None, pad_edge=False)
+    metrics = result["metrics"]
+    rows = {"fine-tuned": metrics.get("finetuned"), "pseudo-labels": metrics.get("pseudo_labels")}
+    rows |= {name.replace("_", " "): scores for name, scores in metrics.get("baselines", {}).items()}
+    if not any(rows.values()):
+        table.add_row("no masks to score with: the report shows the clusters")
+        return table
+    for heading in ("", "mIoU", "acc", "F"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, scores in rows.items():
+        if scores:
+            table.add_row(name, *(f"{scores[key]:.1f}" for key in ("miou", "acc", "f")))
+    return table
+
+
+if __name__ == "__main__":
+    run(main)

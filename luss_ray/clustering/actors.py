@@ -1,0 +1,217 @@
+"""K-means over feature files on Ray: actors hold the rows, the driver holds the centroids."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import ray
+import ray.exceptions
+from jaxtyping import Float32, Float64, Int64
+
+from luss_ray.clustering.kmeans import ClusterSums, grid_exponent, inertias, move_centroids
+from luss_ray.clustering.rows import FeatureRows, Loader
+from luss_ray.core.errors import UserError
+from luss_ray.core.seeds import CLUSTERS, generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """The best restart's centroids and how all of them fared."""
+
+    centroids: Float32[np.ndarray, "k C"]
+    inertia: float
+    """Sum of squared distances of all rows to their nearest centroid."""
+    restart: int
+    """Number of the best restart, the first of equals."""
+    history: list[list[float]]
+    """Inertia of each restart at each iteration, the start first; a converged restart keeps its last one."""
+    num_rows: int
+
+
+@dataclass
+class DistributedKMeans:
+    """Exact Lloyd k-means over rows that live in Ray actors.
+
+    Results don't depend on the number of actors, nor on actors dying: rows are rounded to a grid on which float64 sums
+    are exact (see `grid_exponent`), a row's nearest centroid doesn't depend on the other rows, and a restarted actor
+    loads its files again. Another number of CPUs an actor, or GPUs, may round a distance differently, so that a row at
+    equal distance from two centroids may go to the other one.
+
+    Args:
+        loader: picklable; file name -> rows (float32, n x C). `clustering.features.FeatureFiles` is one.
+        files: names, in the order that numbers the rows.
+        num_actors: at most one a file is started.
+        num_cpus: logical CPUs of an actor; it runs max(1, num_cpus) threads.
+        num_gpus: of an actor; used where faiss sees one.
+
+    Source: PASS (arXiv 2106.03149), step 2.2; Lloyd's algorithm. The authors run faiss on one machine, unseeded.
+    """
+
+    loader: Loader
+    files: Sequence[str]
+    num_actors: int = 1
+    num_cpus: float = 1
+    num_gpus: float = 0
+    actors: list = field(init=False, repr=False, default_factory=list)
+
+    def __enter__(self) -> "DistributedKMeans":
+        """Start the actors, let them load and learn the sizes.
+
+        Raises:
+            UserError: no rows, or files of different dimensions.
+        """
+        if not self.files:
+            raise UserError("no feature file to cluster: extract features first")
+        actor = ray.remote(FeatureRows).options(
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            max_restarts=-1,
+            max_task_retries=3,
+            scheduling_strategy="SPREAD",
+        )
+        parts = np.array_split(np.arange(len(self.files)), min(self.num_actors, len(self.files)))
+        self._parts = [[self.files[number] for number in part] for part in parts]
+        self.actors = [
+            actor.remote(self.loader, part, max(1, int(self.num_cpus)), self.num_gpus > 0) for part in self._parts
+        ]
+        try:
+            self._describe()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _describe(self) -> None:
+        shapes = self._from_all("describe")
+        self._sizes = np.array([rows for rows, _, _ in shapes])
+        self.num_rows = int(self._sizes.sum())
+        if not self.num_rows:
+            raise UserError(f"the {len(self.files)} feature files hold no row: check the extraction's quarantine")
+        widths = [width for _, width, _ in shapes]
+        if len(set(widths)) > 1:
+            odd = next(name for name, width in zip(self.files, widths, strict=True) if width != widths[0])
+            raise UserError(f"{odd} has another feature dimension than {self.files[0]}: delete it and extract again")
+        self._exponent = grid_exponent(self.num_rows, max(largest for _, _, largest in shapes))
+        self._squared_norm = sum(self._from_all("squared_norms", self._exponent))
+
+    def _from_all(self, method: str, *arguments: object) -> list:
+        """Call a method of every actor; join their answers, one a file, in the order of the files."""
+        answers = _get([getattr(actor, method).remote(*arguments) for actor in self.actors])
+        return [answer for part in answers for answer in part]
+
+    def fit(
+        self,
+        k: int,
+        *,
+        restarts: int = 30,
+        iterations: int = 20,
+        seed: int = 0,
+        tolerance: float = 0.0,
+        sample_rows: int | None = None,
+        callback: Callable[[int, list[float]], None] | None = None,
+    ) -> KMeansResult:
+        """Return the best of several restarts, all advanced together in each pass over the rows.
+
+        Every iteration assigns every row. Only the START uses a sample: k-means++ on rows drawn evenly by their number
+        among all rows, the same for every restart, with other draws.
+
+        Args:
+            k: clusters, at most the number of rows.
+            restarts: at least 1.
+            iterations: times the centroids move at most; one more pass scores the last ones.
+            seed: start of all draws.
+            tolerance: a restart has converged when its inertia falls by at most this share and no cluster was empty.
+            sample_rows: rows of the start's sample; 32 k, at least 10,000, unless given; all rows where fewer.
+            callback: called after every pass with its number (0 = the start's) and each restart's inertia.
+
+        Raises:
+            UserError: more clusters than rows.
+        """
+        if not 1 <= k <= self.num_rows:
+            raise UserError(f"{k} clusters of {self.num_rows} features: ask for 1 to {self.num_rows}")
+        sample = self._sample(seed, max(k, sample_rows or max(32 * k, 10_000)))
+        centroids = self._starts(sample, k, seed, restarts)
+        best, last = centroids.copy(), np.full(restarts, np.inf)
+        active, history = np.arange(restarts), []
+        for iteration in range(iterations + 1):
+            part = self._pass(centroids[active])
+            inertia = inertias(part, centroids[active], self._squared_norm)
+            better = inertia <= last[active]
+            best[active[better]] = centroids[active[better]]
+            moved, num_empty = move_centroids(part, centroids[active])
+            still = (num_empty > 0) | (last[active] - inertia > tolerance * inertia)
+            last[active] = np.minimum(inertia, last[active])
+            centroids[active] = moved
+            active = active[still]
+            history.append(last.tolist())
+            log.info("k-means iteration %d: best inertia %.6g, %d restarts go on", iteration, last.min(), len(active))
+            if callback is not None:
+                callback(iteration, history[-1])
+            if not len(active):
+                break
+        winner = int(last.argmin())
+        return KMeansResult(best[winner], float(last[winner]), winner, history, self.num_rows)
+
+    def assign(self, centroids: Float32[np.ndarray, "k C"]) -> list[Int64[np.ndarray, " n"]]:
+        """Return the nearest centroid of every row: one array a file, in the order of `files`.
+
+        Args:
+            centroids: of `fit`.
+        """
+        return self._from_all("assign", self._exponent, ray.put(centroids))
+
+    def _pass(self, centroids: Float32[np.ndarray, "R k C"]) -> ClusterSums:
+        """Sum over all actors; one answer at a time is held here beside the total."""
+        shared = ray.put(centroids)
+        waiting = [actor.step.remote(self._exponent, shared) for actor in self.actors]
+        total = ClusterSums(np.zeros(centroids.shape), np.zeros(centroids.shape[:2], np.int64))
+        while waiting:
+            (answer,) = _get([waiting.pop(0)])
+            total += answer
+        return total
+
+    def _sample(self, seed: int, num: int) -> Float32[np.ndarray, "m C"]:
+        chosen = np.arange(self.num_rows)
+        if num < self.num_rows:
+            chosen = np.sort(generator(seed, CLUSTERS).choice(self.num_rows, num, replace=False))
+        ends = np.cumsum(self._sizes)
+        per_file = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+        local = [numbers - start for numbers, start in zip(per_file, ends - self._sizes, strict=True)]
+        calls, first = [], 0
+        for actor, files in zip(self.actors, self._parts, strict=True):
+            calls.append(actor.take.remote(self._exponent, local[first : first + len(files)]))
+            first += len(files)
+        return np.concatenate([rows for part in _get(calls) for rows in part])
+
+    def _starts(
+        self, sample: Float32[np.ndarray, "m C"], k: int, seed: int, restarts: int
+    ) -> Float32[np.ndarray, "R k C"]:
+        """Let the actors work out the starts, turn by turn; which one does it makes no difference."""
+        draws: list[Float64[np.ndarray, " k"]] = [
+            generator(seed, CLUSTERS, number).random(k) for number in range(restarts)
+        ]
+        shared, num_actors = ray.put(sample), len(self.actors)
+        calls = [actor.start.remote(shared, k, draws[turn::num_actors]) for turn, actor in enumerate(self.actors)]
+        starts: list = [None] * restarts
+        for turn, answer in enumerate(_get(calls)):
+            starts[turn::num_actors] = answer
+        return np.stack(starts)
+
+
+def _get(calls: list) -> list:
+    """The answers; a user's error in an actor comes out as the one line that it is, without Ray's traceback."""
+    try:
+        return ray.get(calls)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,275 @@
+"""What a run is made of. Every field here influences the result; what only influences speed is a job's option."""
+
+import dataclasses
+import enum
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import tyro
+
+from luss_ray.core.errors import UserError
+from luss_ray.data.augment import ColourSpec
+from luss_ray.data.crops import CropSpec
+from luss_ray.nn.resnet import Architecture, resnet18, resnet50, resnet_tiny
+
+
+def _require(holds: bool, field_name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{field_name} = {value}: must be {wanted}")
+
+
+class BackboneName(enum.Enum):
+    """The backbones by name."""
+
+    RESNET18 = "resnet18"
+    RESNET50 = "resnet50"
+    TINY = "tiny"
+
+
+class Optimiser(enum.Enum):
+    """How gradients become updates."""
+
+    LARC = "larc"
+    """Momentum SGD, each layer's rate scaled by the ratio of its weight and gradient norms (published)."""
+    SGD = "sgd"
+    """Plain momentum SGD."""
+
+
+class ThresholdChoice(enum.Enum):
+    """Where the attention threshold comes from."""
+
+    VALIDATION = "validation"
+    """The best of a sweep on the validation masks (published)."""
+    LABEL_FREE = "label-free"
+    """From the histogram of attention over the training images; no label is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The network that turns images into features."""
+
+    name: BackboneName = BackboneName.RESNET50
+    widths: tuple[int, int, int, int] = (12, 24, 32, 24)
+    """Planes of the four stages, which have four times as many channels; only `tiny` asks."""
+    num_blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
+    """Residual blocks of the four stages; only `tiny` asks."""
+    strides: tuple[int, int, int, int] = (1, 2, 2, 1)
+    """Strides of the four stages, after a first convolution of stride 2; only `tiny` asks."""
+
+    def architecture(self) -> Architecture:
+        """Return the shape of the network."""
+        match self.name:
+            case BackboneName.RESNET18:
+                return resnet18()
+            case BackboneName.RESNET50:
+                return resnet50()
+            case BackboneName.TINY:
+                return resnet_tiny(widths=self.widths, layers=self.num_blocks, strides=self.strides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """The views of one image that are compared with each other."""
+
+    global_px: int = 224
+    """Side of the two global crops."""
+    global_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a global crop covers."""
+    num_local: int = 0
+    """Local crops beside the two global ones."""
+    local_px: int = 96
+    """Side of the local crops."""
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    """Share of the image's area that a local crop covers."""
+    colour: ColourSpec = field(default_factory=ColourSpec)
+    """Colour changes, drawn for each crop by itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high <= 1, f"crops.{name}", (low, high), "0 < low <= high <= 1")
+        _require(self.global_px >= 8 and self.local_px >= 8, "crops.*_px", self.global_px, "at least 8 pixels")
+        _require(self.num_local >= 0, "crops.num_local", self.num_local, "0 or more")
+
+    def specs(self) -> list[CropSpec]:
+        """Return the kinds of crops, the two global ones first."""
+        kinds = [CropSpec(num=2, size_px=self.global_px, scale=self.global_scale)]
+        if self.num_local:
+            kinds.append(CropSpec(num=self.num_local, size_px=self.local_px, scale=self.local_scale))
+        return kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """The schedule of one training stage; all of it is counted in global steps, so the world size changes nothing."""
+
+    epochs: int
+    """Passes over the training split."""
+    batch_size: int = 256
+    """Images in the global batch, over all workers."""
+    lr: float = 0.6
+    """Learning rate at the start."""
+    final_lr: float = 0.0006
+    """Learning rate at the end of the cosine."""
+    warmup_steps: int = 0
+    """Steps at the start over which the rate grows linearly from 0."""
+    optimiser: Optimiser = Optimiser.LARC
+    """Update rule."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-6
+    """L2 penalty of SGD."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 images")
+        _require(self.lr > 0 and self.final_lr >= 0, "lr", self.lr, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prototypes:
+    """Swapped prediction, the same in pretraining and attention: which prototypes, which codes."""
+
+    num: int = 3000
+    """Prototypes K."""
+    hidden: int = 2048
+    """Width of the projection heads' hidden layer."""
+    embedding_dim: int = 128
+    """Length D of an embedding."""
+    temperature: float = 0.1
+    """Temperature of the softmax over scores."""
+    epsilon: float = 0.05
+    """Smoothness of the codes (Sinkhorn)."""
+    sinkhorn_iterations: int = 3
+    """Sinkhorn iterations."""
+
+    def __post_init__(self) -> None:
+        _require(self.num >= 2, "prototypes.num", self.num, "at least 2")
+        _require(self.epsilon > 0 and self.temperature > 0, "prototypes.epsilon", self.epsilon, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """Embeddings of earlier batches that join the Sinkhorn."""
+
+    length: int = 3840
+    """Embeddings of each global crop; 0 = no queue."""
+    start_epoch: int = 0
+    """Epoch from which it fills."""
+
+    def __post_init__(self) -> None:
+        _require(self.length >= 0 and self.start_epoch >= 0, "queue.length", self.length, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Step 1: swapped prediction, pixel-to-pixel alignment and deep-to-shallow supervision."""
+
+    split: str = "train"
+    """Split of the dataset to learn from."""
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=100))
+    crops: Crops = field(default_factory=Crops)
+    queue: Queue = field(default_factory=lambda: Queue(start_epoch=15))
+    frozen_prototype_steps: int = 5005
+    """Steps at the start in which prototypes stay as they are."""
+    shallow_stages: tuple[int, ...] = (3,)
+    """Stages supervised by the deep codes, of 1, 2, 3; empty = none."""
+    pixel_to_pixel: float = 1.0
+    """Weight of the pixel-to-pixel term; 0 = none."""
+    grid: int = 7
+    """Points a side of the grid at which pixels of two crops are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Step 2.1: the attention module and prototypes train on a frozen backbone."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=20))
+    crops: Crops = field(default_factory=Crops)
+    queue: Queue = field(default_factory=Queue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering:
+    """Step 2.2: one vector an image, k-means."""
+
+    num_restarts: int = 30
+    """Starts, of which the best objective wins."""
+    num_iterations: int = 20
+    """Lloyd iterations at most."""
+    tolerance: float = 0.0
+    """Stop when the objective falls by less than this share; 0 = run all iterations."""
+    crop_px: int = 224
+    """Centre crop taken from the image resized to `Recipe.shorter_side_px`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Step 2.3: below which attention a pixel is "other"."""
+
+    choice: ThresholdChoice = ThresholdChoice.VALIDATION
+    """Where the threshold comes from; data without validation masks always takes the label-free one."""
+    max: float = 0.8
+    """End of the sweep, in steps of 0.01."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Step 3: backbone and classifier train on the pseudo-labels."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=20))
+    crop_px: int = 224
+    """Side of the crop taken from image and label together."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a crop covers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A complete run of PASS.
+
+    Source: Gao et al., "Large-scale Unsupervised Semantic Segmentation", arXiv 2106.03149, and its published settings.
+    """
+
+    recipe_name: tyro.conf.Fixed[str]
+    """Name under which the recipe is asked for."""
+    demo_dataset: tyro.conf.Fixed[str | None] = None
+    """Variant of the embedded dataset that is used when no data is given; None = data must be given."""
+    seed: int = 10010
+    """Seed of everything random."""
+    num_categories: int | None = None
+    """Clusters N; by default as many as the dataset has categories."""
+    shorter_side_px: int = 256
+    """Images are resized so that their shorter side has this length for features, labels and inference."""
+    backbone: Backbone = field(default_factory=Backbone)
+    prototypes: Prototypes = field(default_factory=Prototypes)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    attention: Attention = field(default_factory=Attention)
+    clustering: Clustering = field(default_factory=Clustering)
+    threshold: Threshold = field(default_factory=Threshold)
+    finetune: Finetune = field(default_factory=Finetune)
+    mixed_precision: bool = True
+    """Train in bfloat16 where the device computes it natively; losses and updates stay in float32."""
+    random_baseline: bool = False
+    """Run everything after pretraining once more from a random backbone, as a baseline."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_categories is None or self.num_categories >= 2, "num_categories", self.num_categories, ">= 2")
+
+
+def settings(config: Any) -> Any:
+    """Return dataclasses of this package, alone or within dicts and lists, as plain JSON values."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: settings(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, enum.Enum):
+        return config.value
+    if isinstance(config, dict):
+        return {name: settings(value) for name, value in config.items()}
+    return [settings(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of settings as JSON, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(settings(value), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""The recipes by name."""
+
+from collections.abc import Callable
+
+from luss_ray.config.recipe import (
+    Attention,
+    Backbone,
+    BackboneName,
+    Clustering,
+    Crops,
+    Finetune,
+    Optimisation,
+    Optimiser,
+    Pretrain,
+    Prototypes,
+    Queue,
+    Recipe,
+)
+from luss_ray.data.augment import ColourSpec
+
+
+def imagenet_s_50() -> Recipe:
+    """Return the published settings for ImageNet-S 50."""
+    return Recipe(
+        recipe_name="imagenet-s-50",
+        backbone=Backbone(name=BackboneName.RESNET18),
+        prototypes=Prototypes(num=500, hidden=512),
+        pretrain=Pretrain(
+            optimisation=Optimisation(epochs=200),
+            crops=Crops(global_scale=(0.14, 1.0), num_local=6),
+            queue=Queue(length=2048, start_epoch=15),
+            frozen_prototype_steps=1001,
+        ),
+        attention=Attention(optimisation=Optimisation(epochs=20, lr=6.0)),
+    )
+
+
+def imagenet_s_300() -> Recipe:
+    """Return the published settings for ImageNet-S 300."""
+    return Recipe(recipe_name="imagenet-s-300")
+
+
+def imagenet_s_919() -> Recipe:
+    """Return the published settings for ImageNet-S 919; pretraining sees all 1000 ImageNet classes."""
+    return Recipe(recipe_name="imagenet-s-919", pretrain=Pretrain(split="train-full"))
+
+
+def demo() -> Recipe:
+    """Return settings for the embedded scenes that learn to tell objects apart within minutes on two cores."""
+    mild = ColourSpec(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, grey_p=0.1, blur_p=0.0)
+    return Recipe(
+        recipe_name="demo",
+        demo_dataset="demo",
+        shorter_side_px=96,
+        backbone=Backbone(
+            name=BackboneName.TINY, widths=(16, 32, 48, 32), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)
+        ),
+        prototypes=Prototypes(num=64, hidden=128, embedding_dim=64),
+        pretrain=Pretrain(
+            optimisation=Optimisation(epochs=15, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
+            crops=Crops(global_px=64, global_scale=(0.4, 1.0), colour=mild),
+            queue=Queue(length=0),
+            frozen_prototype_steps=0,
+        ),
+        attention=Attention(
+            optimisation=Optimisation(epochs=2, batch_size=32, lr=12.0, final_lr=0.012),
+            crops=Crops(global_px=48, global_scale=(0.4, 1.0), colour=mild),
+            queue=Queue(length=0),
+        ),
+        clustering=Clustering(crop_px=96, num_restarts=10),
+        finetune=Finetune(
+            optimisation=Optimisation(epochs=3, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
+            crop_px=64,
+            scale=(0.4, 1.0),
+        ),
+        random_baseline=True,
+    )
+
+
+def demo_hard() -> Recipe:
+    """Return settings for the harder scenes (224 px, 14 categories, photographic backgrounds), for a GPU."""
+    crops = Crops(global_px=160, global_scale=(0.3, 1.0), num_local=4, local_px=80, local_scale=(0.1, 0.3))
+    return Recipe(
+        recipe_name="demo-hard",
+        demo_dataset="demo-hard",
+        shorter_side_px=224,
+        backbone=Backbone(name=BackboneName.RESNET18),
+        prototypes=Prototypes(num=300, hidden=512),
+        pretrain=Pretrain(
+            optimisation=Optimisation(epochs=100, warmup_steps=100),
+            crops=crops,
+            queue=Queue(length=2048, start_epoch=15),
+            frozen_prototype_steps=300,
+        ),
+        attention=Attention(
+            optimisation=Optimisation(epochs=10, lr=6.0), crops=Crops(global_px=160, global_scale=(0.3, 1.0))
+        ),
+        clustering=Clustering(crop_px=224),
+        finetune=Finetune(optimisation=Optimisation(epochs=20), crop_px=192, scale=(0.2, 1.0)),
+        random_baseline=True,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "demo": demo,
+    "demo-hard": demo_hard,
+    "imagenet-s-50": imagenet_s_50,
+    "imagenet-s-300": imagenet_s_300,
+    "imagenet-s-919": imagenet_s_919,
+}

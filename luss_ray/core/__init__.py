@@ -1,0 +1,1 @@
+"""Errors, seeds, logging: what every floor above may use."""

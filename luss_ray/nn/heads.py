@@ -1,0 +1,128 @@
+"""Small networks behind the backbone: projections, predictor, prototypes and pixel attention.
+
+They are `nn.Sequential`s in the order of the published checkpoints, so that the entries' numbers agree.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from luss_ray.nn.resnet import initialise
+
+
+class ProjectionHead(nn.Sequential):
+    """Linear, batch norm, ReLU, linear, batch norm without affine; `embed` ends it with L2 normalisation.
+
+    Args:
+        channels: input features.
+        hidden: width between.
+        embedding_dim: output features.
+    """
+
+    def __init__(self, channels: int, hidden: int, embedding_dim: int) -> None:
+        super().__init__(
+            nn.Linear(channels, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, embedding_dim),
+            nn.BatchNorm1d(embedding_dim, affine=False),
+        )
+
+    def embed(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
+        """Return float32 embeddings of length 1, also under autocast: codes are sensitive to their rounding."""
+        return F.normalize(self(pooled).float(), dim=1)
+
+
+class PixelProjector(nn.Sequential):
+    """1x1-convolution MLP with two hidden layers, no biases, last batch norm without affine.
+
+    Args:
+        channels: input channels.
+        hidden: width between.
+        out_channels: output channels.
+    """
+
+    def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels, affine=False),
+        )
+        initialise(self)
+
+
+class PixelPredictor(nn.Sequential):
+    """1x1 convolution, batch norm, ReLU, 1x1 convolution with bias, all of one width.
+
+    Args:
+        channels: input and output channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+        )
+        initialise(self)
+
+
+class Prototypes(nn.Linear):
+    """K directions in embedding space; called on embeddings it gives their scores, in float32 also under autocast.
+
+    Args:
+        embedding_dim: length of a prototype.
+        num_prototypes: K.
+    """
+
+    def __init__(self, embedding_dim: int, num_prototypes: int) -> None:
+        super().__init__(embedding_dim, num_prototypes, bias=False)
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Scale every prototype to length 1 in place; call it before each training step."""
+        self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def freeze_gradient(self) -> None:
+        """Drop the gradient of this step; without one the optimiser leaves value and momentum alone."""
+        self.weight.grad = None
+
+    def scores(self, embeddings: Float[Tensor, "... D"], *, detached: bool = False) -> Float[Tensor, "... K"]:
+        """Return embedding . prototype for all prototypes; `detached` keeps gradients from the prototypes."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.linear(embeddings.float(), self.weight.detach() if detached else self.weight)
+
+    def forward(self, input: Float[Tensor, "... D"]) -> Float[Tensor, "... K"]:
+        """Return `scores`."""
+        return self.scores(input)
+
+
+class PixelAttention(nn.Module):
+    """Gate in (0, 1) for every channel of every pixel, from L2-normalised features.
+
+    Args:
+        channels: channels of the features and of the gate.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.atten = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+        )
+        initialise(self)
+
+    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Return the gate of features of length 1 per pixel."""
+        return torch.sigmoid(self.atten(features) + self.threshold)

@@ -1,0 +1,208 @@
+"""The three models of the method: pretraining, pixel attention and segmentation.
+
+Each is a `ResNet` with heads. Their state dicts have the published checkpoints' entries:
+
+| entry | module |
+|---|---|
+| conv1, bn1, layer1 .. layer4 | backbone |
+| projection_head | image-level projection |
+| prototypes | prototypes |
+| projection_head_pixel, predictor_head_pixel | pixel-to-pixel projection and prediction |
+| projection_head_pixel_shallow.projection_head_pixelS | 1x1-convolution MLP of shallow stage S |
+| projection_head_shallow.projection_head_shallowS | projection of shallow stage S |
+| fbg | pixel attention |
+| last_layer | per-pixel classifier |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from luss_ray.nn.heads import PixelAttention, PixelPredictor, PixelProjector, ProjectionHead, Prototypes
+from luss_ray.nn.resnet import Architecture, ResNet, initialise
+
+UPSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class PretrainOutput:
+    """What the losses of pretraining need, of the local samples; crops in the order they came.
+
+    Args:
+        embeddings: (V, n, D) float32 of length 1.
+        scores: (V, n, K) float32, embeddings times prototypes.
+        shallow_scores: per shallow stage (2, n, K) of the two global crops; no gradient reaches the prototypes.
+        projections: (2, n, D, S, S) pixel projections z of the global crops on the pair's grid; None without grids.
+        predictions: (2, n, D, S, S) predictions p from them; None without grids.
+    """
+
+    embeddings: Tensor
+    scores: Tensor
+    shallow_scores: tuple[Tensor, ...]
+    projections: Tensor | None
+    predictions: Tensor | None
+
+
+def pool(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
+    """Return the mean over pixels, in float32."""
+    return features.float().mean(dim=(2, 3))
+
+
+def upsample(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 4*h 4*w"]:
+    """Return features at four times the resolution (bilinear), which clustering and labels are made from."""
+    return F.interpolate(features, scale_factor=UPSAMPLING, mode="bilinear", align_corners=False)
+
+
+def describe(features: Float[Tensor, "B C H W"], attention: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
+    """Return one vector of length 1 an image, which clustering works on: pooled features times attention.
+
+    Args:
+        features: of `PixelAttentionModel.attend`.
+        attention: of the same.
+    """
+    return F.normalize(pool(features * attention), dim=1)
+
+
+class PretrainModel(ResNet):
+    """Backbone with the heads of step 1.
+
+    Args:
+        architecture: the backbone.
+        hidden: width of all MLPs (512 for ResNet-18, 2048 for ResNet-50).
+        num_prototypes: K.
+        embedding_dim: D.
+        shallow_stages: stages (1..3) under deep-to-shallow supervision; the order is that of `shallow_scores`.
+
+    Source: arXiv 2106.03149, section 4. Unlike the published code, any set of stages works in any order.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        hidden: int,
+        num_prototypes: int,
+        embedding_dim: int = 128,
+        shallow_stages: Sequence[int] = (3,),
+    ) -> None:
+        super().__init__(architecture)
+        channels = self.channels
+        self.shallow_stages = tuple(shallow_stages)
+        self.projection_head = ProjectionHead(channels[3], hidden, embedding_dim)
+        if self.shallow_stages:
+            self.projection_head_shallow = nn.ModuleDict(
+                {_image_name(s): ProjectionHead(channels[s - 1], hidden, embedding_dim) for s in self.shallow_stages}
+            )
+            self.projection_head_pixel_shallow = nn.ModuleDict(
+                {_pixel_name(s): PixelProjector(channels[s - 1], hidden, channels[s - 1]) for s in self.shallow_stages}
+            )
+        self.projection_head_pixel = PixelProjector(channels[3], hidden, embedding_dim)
+        self.predictor_head_pixel = PixelPredictor(embedding_dim)
+        self.prototypes = Prototypes(embedding_dim, num_prototypes)
+
+    def forward(
+        self, crops: Sequence[Float[Tensor, "_ 3 _ _"]], grids: Float[Tensor, "2 n S S 2"] | None
+    ) -> PretrainOutput:
+        """Return embeddings and scores of all crops, pixel projections and predictions of the global ones.
+
+        Args:
+            crops: one tensor per resolution, crop-major (crop 0 of all n samples, then crop 1, …). The first holds the
+                two global crops (2n, 3, H, W), later ones any number of local crops.
+            grids: where to sample each global crop, (x, y) in [-1, 1]; None leaves the pixel heads out.
+        """
+        n = len(crops[0]) // 2
+        stages = self.stages(crops[0])
+        deep = [stages[3], *(self.stages(local)[3] for local in crops[1:])]
+        embeddings = self.projection_head.embed(torch.cat([pool(features) for features in deep]))
+        projections, predictions = (None, None) if grids is None else self._pixels(stages[3], grids)
+        return PretrainOutput(
+            embeddings=embeddings.unflatten(0, (-1, n)),
+            scores=self.prototypes(embeddings).unflatten(0, (-1, n)),
+            shallow_scores=tuple(self._shallow(stages[s - 1], s).unflatten(0, (2, n)) for s in self.shallow_stages),
+            projections=projections,
+            predictions=predictions,
+        )
+
+    def _shallow(self, features: Tensor, stage: int) -> Tensor:
+        pixels = self.projection_head_pixel_shallow[_pixel_name(stage)](features)
+        head = self.projection_head_shallow[_image_name(stage)]
+        assert isinstance(head, ProjectionHead)
+        return self.prototypes.scores(head.embed(pool(pixels)), detached=True)
+
+    def _pixels(self, features: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.projection_head_pixel(features).float()
+        sampled = F.grid_sample(projected, grids.flatten(0, 1).float(), padding_mode="zeros", align_corners=False)
+        predicted = self.predictor_head_pixel(sampled).float()
+        return sampled.unflatten(0, (2, -1)), predicted.unflatten(0, (2, -1))
+
+
+class PixelAttentionModel(ResNet):
+    """Backbone with the heads of step 2; only the attention and the prototypes have gradients.
+
+    In `train()` the frozen layers' batch norm statistics move, as in the published runs.
+
+    Args:
+        architecture: the backbone.
+        hidden: width of the projection MLP.
+        num_prototypes: K.
+        embedding_dim: D.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, hidden: int, num_prototypes: int, embedding_dim: int = 128
+    ) -> None:
+        super().__init__(architecture)
+        self.projection_head = ProjectionHead(self.channels[3], hidden, embedding_dim)
+        self.prototypes = Prototypes(embedding_dim, num_prototypes)
+        self.fbg = PixelAttention(self.channels[3])
+        self.requires_grad_(False)
+        self.fbg.requires_grad_(True)
+        self.prototypes.requires_grad_(True)
+
+    def forward(self, crops: Sequence[Float[Tensor, "_ 3 _ _"]]) -> tuple[Tensor, Tensor]:
+        """Return embeddings (V, n, D) and scores (V, n, K) of crops given as to `PretrainModel`."""
+        n = len(crops[0]) // 2
+        embeddings = self.projection_head.embed(torch.cat([self._pooled(images) for images in crops]))
+        return embeddings.unflatten(0, (-1, n)), self.prototypes(embeddings).unflatten(0, (-1, n))
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        unit = F.normalize(upsample(self.stages(images)[3]).float(), dim=1)
+        return pool(unit * self.fbg(unit))
+
+    def attend(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
+        """Return x4 upsampled features (B, C, 4h, 4w), not normalised, and their attention of the same shape.
+
+        The mean of the attention over channels is the attention map.
+        """
+        features = upsample(self.stages(images)[3]).float()
+        return features, self.fbg(F.normalize(features, dim=1)).float()
+
+
+class SegmentationModel(ResNet):
+    """Backbone with one 1x1 convolution.
+
+    Args:
+        architecture: the backbone.
+        num_categories: N; logits have N + 1 channels, 0 is "other".
+    """
+
+    def __init__(self, architecture: Architecture, *, num_categories: int) -> None:
+        super().__init__(architecture)
+        self.last_layer = nn.Conv2d(self.channels[3], num_categories + 1, 1)
+        initialise(self.last_layer)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
+        """Return logits at the backbone's stride."""
+        return self.last_layer(self.stages(images)[3])
+
+
+def _image_name(stage: int) -> str:
+    return f"projection_head_shallow{stage}"
+
+
+def _pixel_name(stage: int) -> str:
+    return f"projection_head_pixel{stage}"

@@ -1,0 +1,89 @@
+"""Layer-wise adaptive rates for large batches."""
+
+# torch's own optimisers are built on these `_foreach` functions.
+# pyright: reportPrivateImportUsage=false
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Larc(Optimizer):
+    """SGD with momentum whose gradients are scaled per tensor to a share of the weights' norm.
+
+    g' = trust * |p| / (|g| + decay * |p| + 1e-8) * (g + decay * p); if |p| or |g| is 0, g' = g without decay. Then
+    m = momentum * m + g' and p = p - lr * m. A parameter without gradient keeps value and momentum. The state dict is
+    that of any torch optimiser.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate; set `param_groups[i]["lr"]` before each step.
+        momentum: of the scaled gradients.
+        weight_decay: L2 penalty, added before the scaling.
+        trust_coefficient: size of a step relative to the weights' norm at lr 1.
+
+    Source: You et al., arXiv 1708.03888, without clipping and with the decay inside, as the published runs use it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: computes loss and gradients anew, as for any torch optimiser; its loss is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            momenta = [self._momentum(p) for p in parameters]
+            updates = _scaled(
+                [p.grad for p in parameters], parameters, group["weight_decay"], group["trust_coefficient"]
+            )
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, updates)
+            torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+        return loss
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
+
+def _scaled(gradients: list[Tensor], parameters: list[Tensor], decay: float, trust: float) -> list[Tensor]:
+    """Return the scaled gradients; norms stay on the device, so nothing waits for it."""
+    of_parameters = torch.stack(torch._foreach_norm(parameters))
+    of_gradients = torch.stack(torch._foreach_norm(gradients))
+    scaled = (of_parameters > 0) & (of_gradients > 0)
+    rates = torch.where(scaled, trust * of_parameters / (of_gradients + decay * of_parameters + 1e-8), 1.0)
+    decays = (decay * scaled).to(rates)
+    updates = torch._foreach_mul(parameters, list(decays.unbind()))
+    torch._foreach_add_(updates, gradients)
+    torch._foreach_mul_(updates, list(rates.unbind()))
+    return list(updates)

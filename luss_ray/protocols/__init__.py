@@ -1,0 +1,1 @@
+"""What is trained, matched and scored, and on which labels."""

@@ -1,0 +1,69 @@
+"""The dataset of a run: shards at a URI, a folder of images that is packed on the spot, or the embedded demo."""
+
+import tempfile
+from pathlib import Path
+
+from luss_ray.config.recipe import Recipe, digest
+from luss_ray.core.errors import UserError
+from luss_ray.core.progress import StageProgress, done_line
+from luss_ray.demo.build import build
+from luss_ray.imagenet_s.layout import find_images
+from luss_ray.storage.dataset import MANIFEST, ShardedDataset
+from luss_ray.storage.pack import pack
+from luss_ray.storage.pack_plan import PackSettings
+from luss_ray.storage.uri import Location
+
+_DEMO_IMAGES_PER_SHARD = 500
+
+
+def open_dataset(data: str | None, recipe: Recipe, storage: Location, max_bad_samples: int | None) -> ShardedDataset:
+    """Return the dataset that `--data` names.
+
+    Args:
+        data: URI of a sharded dataset, or a local folder of images; None = the recipe's own demo.
+        recipe: what runs on it.
+        storage: packed folders and the demo are kept below it, in `datasets/`.
+        max_bad_samples: unreadable images tolerated while packing; None = 1 %, at least 10.
+
+    Raises:
+        UserError: there is no such data, or the recipe has none of its own.
+    """
+    if data is None:
+        return _demo(recipe, storage)
+    location = Location.parse(data)
+    if location.is_local and not location.exists(MANIFEST):
+        return _packed(location.local_path, storage, max_bad_samples)
+    return ShardedDataset.open(location)
+
+
+def _demo(recipe: Recipe, storage: Location) -> ShardedDataset:
+    if recipe.demo_dataset is None:
+        raise UserError(
+            f"{recipe.recipe_name} has no data of its own: give --data URI of a dataset made by shards/build.py"
+        )
+    location = storage / "datasets" / recipe.demo_dataset
+    if location.exists(MANIFEST):
+        return ShardedDataset.open(location)
+    location.check_writable()
+    with tempfile.TemporaryDirectory(prefix="luss-ray-demo-") as folder:
+        with StageProgress("composing scenes", 1, "scenes") as progress:
+            build(Path(folder), variant=recipe.demo_dataset, progress=progress.update_total)
+        _pack(Path(folder), location, recipe.demo_dataset, PackSettings(images_per_shard=_DEMO_IMAGES_PER_SHARD))
+    return ShardedDataset.open(location)
+
+
+def _packed(folder: Path, storage: Location, max_bad_samples: int | None) -> ShardedDataset:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is neither a dataset nor a folder of images")
+    location = storage / "datasets" / f"{folder.name}-{digest(str(folder))[:8]}"
+    _pack(folder, location, folder.name, PackSettings(max_bad_samples=max_bad_samples))
+    return ShardedDataset.open(location)
+
+
+def _pack(folder: Path, location: Location, name: str, settings: PackSettings) -> None:
+    found = find_images(folder)
+    with StageProgress("packing", found.num_images, "images", images_per_unit=1) as progress:
+        manifest = pack(found, location, settings, name=name, on_progress=progress.update)
+    seconds = progress.seconds
+    images = sum(counts["images"] for counts in manifest.splits.values())
+    done_line("dataset", seconds, f"{images} images in {location.uri}")

@@ -1,0 +1,176 @@
+"""Gathers what lies in a run's folder: result.json, and what the report page shows."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import numpy as np
+
+from luss_ray.config.recipe import settings
+from luss_ray.data.crops import resize_shorter
+from luss_ray.data.decode import decode_image
+from luss_ray.imagenet_s import masks
+from luss_ray.metrics.matching import apply_mapping
+from luss_ray.report.data import Cluster, Example, ReportData, ThresholdSweep
+from luss_ray.report.page import render
+from luss_ray.stages.cluster import CLUSTERS
+from luss_ray.stages.evaluate import METRICS
+from luss_ray.stages.run import STAGE, Run
+from luss_ray.stages.threshold import SWEEP, counts_file, example_rows, read_counts, scores_at
+from luss_ray.storage.labels import LabelShards
+
+RESULT, REPORT = "result.json", "report.html"
+_PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
+_TRAINED = ("pretrain", "attention", "finetune")
+_THUMBNAIL_PX = 96
+RANDOM = "random-backbone/"
+
+
+def write_report(run: Run) -> dict[str, Any]:
+    """Write result.json and report.html from what is finished; return the former's content."""
+    result = {
+        "recipe": run.recipe.recipe_name,
+        "settings": settings(run.recipe),
+        "versions": _versions(),
+        "data": {
+            "uri": run.data.location.uri,
+            "digest": run.data.digest,
+            "splits": {name: dict(counts) for name, counts in run.data.manifest.splits.items()},
+            "categories": list(run.data.categories),
+            "quarantined": len(run.data.manifest.quarantined),
+        },
+        "stages": _stages(run),
+        "threshold": _threshold(run),
+        "metrics": _metrics(run),
+    }
+    run.folder.write_json(RESULT, result)
+    run.folder.write(REPORT, render(_report_data(run, result)).encode())
+    return result
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
+    return {"python": platform.python_version()} | found
+
+
+def _read(run: Run, name: str) -> Any:
+    return run.folder.read_json(name) if run.folder.exists(name) else None
+
+
+def _stages(run: Run) -> dict[str, dict[str, Any]]:
+    names = [name.removesuffix(f"/{STAGE}") for name in run.folder.list(suffix=f"/{STAGE}")]
+    about = {name: run.folder.read_json(f"{name}/{STAGE}") for name in names}
+    return {name: {key: value for key, value in said.items() if key != "inputs"} for name, said in about.items()}
+
+
+def _threshold(run: Run) -> dict[str, Any]:
+    sweep = _read(run, f"threshold/{SWEEP}")
+    return {key: sweep.get(key) for key in ("chosen", "used", "validation", "label_free")} if sweep else {}
+
+
+def _metrics(run: Run) -> dict[str, Any]:
+    """Return the scores there are; {} without labels."""
+    metrics: dict[str, Any] = {}
+    evaluation, sweep = _read(run, f"evaluation/{METRICS}"), _read(run, f"threshold/{SWEEP}")
+    if evaluation:
+        metrics["finetuned"] = evaluation["scores"]
+        metrics["matching"] = {"protocol": evaluation["protocol"], "clusters": evaluation["matching"]}
+    if sweep and "scores" in sweep:
+        metrics["pseudo_labels"] = scores_at(sweep, sweep["chosen"])
+    baselines = _read(run, f"baselines/{METRICS}") or {}
+    random_backbone = _read(run, f"{RANDOM}evaluation/{METRICS}")
+    if random_backbone:
+        baselines["random_backbone"] = random_backbone["scores"]
+    return metrics | ({"baselines": baselines} if baselines else {})
+
+
+def _report_data(run: Run, result: dict[str, Any]) -> ReportData:
+    histories = {name: _read(run, f"{name}/history.json") for name in _TRAINED}
+    return ReportData(
+        result=result,
+        name=run.folder.uri.rstrip("/").rsplit("/", 1)[-1],
+        labelled=run.labelled,
+        curves={name: history for name, history in histories.items() if history},
+        threshold=_sweep(run),
+        examples=_examples(run),
+        clusters=_clusters(run),
+        categories=list(run.data.categories),
+    )
+
+
+def _sweep(run: Run) -> ThresholdSweep | None:
+    sweep = _read(run, f"threshold/{SWEEP}")
+    if sweep is None:
+        return None
+    return ThresholdSweep(
+        thresholds=sweep.get("thresholds", []),
+        mious=[scores["miou"] for scores in sweep.get("scores", [])],
+        label_free=sweep["label_free"],
+        validation=sweep.get("validation"),
+        used=sweep["used"],
+        histogram=sweep["histogram"],
+    )
+
+
+def _examples(run: Run) -> list[Example]:
+    sweep = _read(run, f"threshold/{SWEEP}")
+    if sweep is None:
+        return []
+    split = run.data.split(run.shown_split)
+    evaluation = _read(run, f"evaluation/{METRICS}")
+    predicted = LabelShards(run.folder / "predictions", split) if _read(run, f"predictions/{STAGE}") else None
+    maps: dict[str, np.ndarray] = {}
+    rows = example_rows(split)
+    for shard in sorted({int(split.shard_ids[row]) for row in rows}):
+        if (run.folder / "threshold").exists(counts_file(split, shard)):
+            maps |= read_counts(run.folder / "threshold", split, shard)
+    examples = []
+    for row in rows:
+        if f"attention_{row}" not in maps:
+            continue
+        attention = maps[f"attention_{row}"]
+        labels = np.where(attention < np.float32(sweep["chosen"]), 0, maps[f"clusters_{row}"])
+        prediction = predicted.read([row])[0] if predicted else None
+        mask = split.read_masks([row])[0]
+        examples.append(
+            Example(
+                key=split.key(row),
+                image=decode_image(split.read_images([row])[0]),
+                attention=attention,
+                pseudo_label=_mapped(labels, _matching_at(sweep)),
+                prediction=_mapped(masks.decode(prediction), evaluation and evaluation["matching"])
+                if prediction
+                else None,
+                truth=masks.decode(mask) if mask else None,
+            )
+        )
+    return examples
+
+
+def _matching_at(sweep: dict[str, Any]) -> list[int] | None:
+    return sweep["matchings"][round(sweep["chosen"] * 100)] if "matchings" in sweep else None
+
+
+def _mapped(labels: np.ndarray, mapping: list[int] | None) -> np.ndarray:
+    return labels.astype(np.uint16) if mapping is None else apply_mapping(labels, np.array(mapping)).astype(np.uint16)
+
+
+def _clusters(run: Run) -> list[Cluster]:
+    found = _read(run, f"clusters/{CLUSTERS}")
+    if found is None:
+        return []
+    evaluation, split = _read(run, f"evaluation/{METRICS}"), run.data.split("train")
+    clusters = []
+    for number, (size, rows) in enumerate(zip(found["sizes"], found["nearest"], strict=True), start=1):
+        category = evaluation["matching"][number] if evaluation else 0
+        clusters.append(
+            Cluster(
+                number=number,
+                num_images=size,
+                category=run.data.categories[category - 1] if category else None,
+                iou=evaluation["scores"]["ious"][category] if category else None,
+                nearest=[resize_shorter(decode_image(data), _THUMBNAIL_PX) for data in split.read_images(rows)],
+            )
+        )
+    return clusters

@@ -1,0 +1,1 @@
+"""The stages between training stages: each resumable shard by shard, each a function of a run."""

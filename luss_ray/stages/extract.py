@@ -1,0 +1,97 @@
+"""Step 2.2, features: one attention-weighted vector an image, a Parquet file a shard with its keys in its order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.data.crops import centre_crop
+from luss_ray.metrics.threshold import AttentionHistogram
+from luss_ray.nn.models import PixelAttentionModel, describe
+from luss_ray.stages.run import Finished, Run
+from luss_ray.stages.shards import ShardImages, Whole, read_shard, run_over_shards
+from luss_ray.storage.dataset import Split
+from luss_ray.storage.uri import Location
+from luss_ray.train.pixel_attention import pixel_attention_model
+
+HISTOGRAM = b"attention_histogram"
+
+
+def feature_file(split: Split, shard: int) -> str:
+    """Return the name of a shard's feature file below the stage's folder."""
+    return split.shards[shard].removesuffix(".tar") + ".parquet"
+
+
+def load_attention_model(recipe: Recipe, weights: Location, device: torch.device) -> PixelAttentionModel:
+    """Return the network of step 2 with the weights that its training left, ready for inference."""
+    model = pixel_attention_model(recipe)
+    model.load_state_dict(safetensors.torch.load(weights.read()))
+    return model.to(device).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractWork:
+    """Describes the images of a shard."""
+
+    split: Split
+    recipe: Recipe
+    weights: Location
+    folder: Location
+
+    def load(self, device: torch.device) -> PixelAttentionModel:
+        """Return the network of step 2."""
+        return load_attention_model(self.recipe, self.weights, device)
+
+    def process(self, shard: int, network: PixelAttentionModel, device: torch.device) -> list[str]:
+        """Publish columns `key`, `valid`, `feature` (C float32, zeros where the image is bad), and the histogram of
+        the attention as the file's metadata."""
+        whole = read_shard(self.split, shard, self.recipe.shorter_side_px)
+        crop_px = self.recipe.clustering.crop_px
+        crops = [Whole(i.row, centre_crop(i.resized, crop_px), i.height, i.width) for i in whole.images]
+        rows = self.split.shard_rows(shard)
+        features = np.zeros((len(rows), network.channels[-1]), np.float32)
+        valid = np.zeros(len(rows), bool)
+        histogram = AttentionHistogram()
+        for images, batch in ShardImages(crops, []).batches(device):
+            pixels, attention = network.attend(batch)
+            places = [image.row - int(rows[0]) for image in images]
+            features[places] = describe(pixels, attention).cpu().numpy()
+            valid[places] = True
+            histogram.update(attention.mean(dim=1).cpu().numpy())
+        table = pa.table(
+            {
+                "key": pa.array([self.split.key(row) for row in rows], pa.string()),
+                "valid": pa.array(valid),
+                "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1]),
+            },
+            metadata={HISTOGRAM: histogram.counts.tobytes()},
+        )
+        self.folder.create_table(feature_file(self.split, shard), table)
+        return whole.bad
+
+
+def extract(run: Run, prefix: str, attention: Finished) -> Finished:
+    """Return the stage that describes every training image."""
+    split = run.data.split("train")
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        there = set(folder.list("train", suffix=".parquet"))
+        todo = [n for n in range(len(split.shards)) if feature_file(split, n) not in there]
+        extraction = ExtractWork(
+            split=split, recipe=run.recipe, weights=attention.folder / "weights.safetensors", folder=folder
+        )
+        bad = run_over_shards(
+            extraction, todo, f"{prefix}features", run.resources, max_bad_samples=run.limits.max_bad_samples
+        )
+        return {"images": len(split), "quarantined": bad}
+
+    inputs = {
+        "attention": attention.inputs,
+        "shorter_side_px": run.recipe.shorter_side_px,
+        "crop_px": run.recipe.clustering.crop_px,
+    }
+    return run.stage(f"{prefix}features", inputs, work)

@@ -1,0 +1,69 @@
+"""Step 2.4: label shards for every training image, parallel to the image shards."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.imagenet_s import masks
+from luss_ray.stages.attend import Attender
+from luss_ray.stages.cluster import read_centroids
+from luss_ray.stages.run import Finished, Run
+from luss_ray.stages.shards import read_shard, run_over_shards
+from luss_ray.storage.dataset import Split
+from luss_ray.storage.labels import LabelShards
+from luss_ray.storage.uri import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelWork:
+    """Labels the pixels of a shard's images with clusters."""
+
+    split: Split
+    recipe: Recipe
+    weights: Location
+    centroids: np.ndarray
+    threshold: float
+    labels: LabelShards
+
+    def load(self, device: torch.device) -> Attender:
+        """Return network and centroids."""
+        return Attender.load(self.recipe, self.weights, self.centroids, device)
+
+    def process(self, shard: int, network: Attender, device: torch.device) -> list[str]:
+        """Publish the shard's label maps."""
+        whole = read_shard(self.split, shard, self.recipe.shorter_side_px)
+        encoded: dict[int, bytes] = {}
+        for images, batch in whole.batches(device):
+            maps = network.maps(batch, [(image.height, image.width) for image in images])
+            encoded |= {
+                image.row: masks.encode(found.pseudo_label(self.threshold))
+                for image, found in zip(images, maps, strict=True)
+            }
+        self.labels.publish(shard, [encoded.get(row) for row in self.split.shard_rows(shard).tolist()])
+        return whole.bad
+
+
+def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished, threshold: Finished) -> Finished:
+    """Return the stage that labels every training image."""
+    split = run.data.split("train")
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        labels = LabelShards(folder, split)
+        labelling = PseudoLabelWork(
+            split=split,
+            recipe=run.recipe,
+            weights=attention.folder / "weights.safetensors",
+            centroids=read_centroids(clusters),
+            threshold=threshold.about["chosen"],
+            labels=labels,
+        )
+        todo = sorted(set(range(len(split.shards))) - set(labels.published()))
+        bad = run_over_shards(
+            labelling, todo, f"{prefix}pseudo-labels", run.resources, max_bad_samples=run.limits.max_bad_samples
+        )
+        return {"images": len(split), "quarantined": bad}
+
+    return run.stage(f"{prefix}pseudo-labels", {"threshold": threshold.inputs}, work)

@@ -1,0 +1,127 @@
+"""A run's folder: what it was asked to do, which stages are finished, and how each is resumed or skipped."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from luss_ray.config.recipe import Recipe, digest, settings
+from luss_ray.core.errors import UserError
+from luss_ray.core.progress import done_line
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location, json_bytes
+from luss_ray.train.launch import Resources
+
+RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much goes wrong before a run gives up; no influence on results."""
+
+    max_bad_samples: int
+    """Unreadable images that are put aside before the run is refused."""
+    max_failures: int
+    """Restarts of a training stage's workers."""
+    checkpoint_every_s: float
+    """Seconds between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A stage that is done."""
+
+    folder: Location
+    inputs: str
+    """Digest of everything its result follows from."""
+    about: dict[str, Any]
+    """What it has to say: `seconds`, `images`, `images_per_s` and its own figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a recipe on a dataset, below one folder."""
+
+    folder: Location
+    recipe: Recipe
+    data: ShardedDataset
+    resources: Resources
+    limits: Limits
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters N: asked for, or as many as there are categories."""
+        num = self.recipe.num_categories or len(self.data.categories)
+        if num < 2:
+            raise UserError(
+                f"{self.data.location.uri} names no categories: say how many to look for, --num-categories N"
+            )
+        return num
+
+    @property
+    def shown_split(self) -> str:
+        """The split on which predictions are made: validation, or where there is none the training images."""
+        return "validation" if "validation" in self.data.splits else "train"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are masks to match and score with."""
+        return "validation" in self.data.splits and self.data.split("validation").has_masks
+
+    def claim(self) -> None:
+        """Write down what this run is, or check that it is the same run.
+
+        Raises:
+            UserError: the name was used with other settings or data, or the storage can't be written.
+        """
+        self.folder.check_writable()
+        mine = {"settings": settings(self.recipe), "data": self.data.digest}
+        self.folder.create(RUN, json_bytes(mine))
+        theirs = self.folder.read_json(RUN)
+        changed = [f"{name} = {a} there, {b} here" for name, a, b in _differences(theirs, mine)]
+        if changed:
+            raise UserError(
+                f"{self.folder.uri} was made with other settings ({'; '.join(changed[:3])}): "
+                "choose another --name, or give the same settings to go on"
+            )
+
+    def stage(
+        self, name: str, inputs: dict[str, Any], work: Callable[[Location, str], dict[str, Any]], *, label: str = ""
+    ) -> Finished:
+        """Do a stage's work unless it is done; return where its results are.
+
+        Args:
+            name: folder of the stage below the run.
+            inputs: everything its result follows from: settings, and the `inputs` of stages before it.
+            work: does it, given the folder and the digest of the inputs; goes on from what lies in the folder, and
+                returns what it has to say (`images`: how many it went through).
+            label: name for people.
+        """
+        folder, wanted = self.folder / name, digest({"data": self.data.digest, "stage": name, **inputs})
+        finished = _read(folder, STAGE)
+        if finished is not None and finished["inputs"] == wanted:
+            done_line(label or name, None)
+            return Finished(folder=folder, inputs=wanted, about=finished)
+        begun = _read(folder, BEGUN)
+        if begun is not None and begun["inputs"] != wanted:
+            folder.delete_prefix("")
+        folder.write_json(BEGUN, {"inputs": wanted})
+        started = time.monotonic()
+        about = work(folder, wanted)
+        seconds = time.monotonic() - started
+        about |= {"inputs": wanted, "seconds": round(seconds, 2)}
+        about["images_per_s"] = round(about.get("images", 0) / seconds, 2)
+        folder.write_json(STAGE, about)
+        done_line(label or name, seconds, f"{about['images_per_s']:.0f} images/s" if about.get("images") else "")
+        return Finished(folder=folder, inputs=wanted, about=about)
+
+
+def _read(folder: Location, name: str) -> Any:
+    return folder.read_json(name) if folder.exists(name) else None
+
+
+def _differences(theirs: Any, mine: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        keys = sorted(theirs.keys() | mine.keys())
+        return [d for key in keys for d in _differences(theirs.get(key), mine.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if theirs == mine else [(name, theirs, mine)]

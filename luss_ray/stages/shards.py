@@ -1,0 +1,149 @@
+"""Runs a network over a split, shard by shard: a Ray Data pool of actors, each with the network loaded once."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+from torch import Tensor
+
+from luss_ray.core.errors import BadSampleError, UserError
+from luss_ray.core.progress import StageProgress
+from luss_ray.data.augment import normalise
+from luss_ray.data.crops import resize_shorter
+from luss_ray.data.decode import decode_image
+from luss_ray.storage.dataset import Split
+from luss_ray.train.launch import Resources
+
+_BATCH_PIXELS = {"cuda": 32 * 256 * 256, "cpu": 3 * 256 * 256}
+"""Image pixels of a batch: enough to fill a GPU; on a CPU what stays near its caches."""
+_DECODE_THREADS = 2
+
+
+class ShardWork(Protocol):
+    """What is done with each shard; picklable, sent to the actors."""
+
+    @property
+    def split(self) -> Split:
+        """The split whose shards are processed."""
+        ...
+
+    def load(self, device: torch.device) -> Any:
+        """Return the network, ready on the device; called once in each actor."""
+        ...
+
+    def process(self, shard: int, network: Any, device: torch.device) -> list[str]:
+        """Publish the results of one shard; return the names of samples that couldn't be used."""
+        ...
+
+
+class ShardActor:
+    """Does the work in an actor of Ray Data."""
+
+    def __init__(self, work: ShardWork, num_threads: int) -> None:
+        self.work = work
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            torch.set_num_threads(num_threads)
+        self.network = work.load(self.device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Process the shards named in a batch."""
+        shards = [int(shard) for shard in batch["shard"]]
+        with torch.inference_mode():
+            bad = [self.work.process(shard, self.network, self.device) for shard in shards]
+        return {"shard": shards, "bad": ["\n".join(names) for names in bad]}
+
+
+def run_over_shards(
+    work: ShardWork, todo: Sequence[int], name: str, resources: Resources, *, max_bad_samples: int
+) -> list[str]:
+    """Process the shards `todo` on as many actors as the cluster has room for; return the unusable samples' names.
+
+    Raises:
+        UserError: more than `max_bad_samples` samples couldn't be used.
+    """
+    if not todo:
+        return []
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+    done = rows.map_batches(
+        ShardActor,
+        fn_constructor_kwargs={"work": work, "num_threads": resources.num_threads},
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=min(resources.num_actors, len(todo))),
+        num_cpus=1,
+        num_gpus=1 if resources.use_gpu else 0,
+    )
+    sizes = np.bincount(work.split.shard_ids, minlength=len(work.split.shards))
+    bad: list[str] = []
+    images = 0
+    with StageProgress(name, int(sizes[list(todo)].sum()), "images", images_per_unit=1) as progress:
+        for row in done.iter_rows():
+            bad += row["bad"].split("\n") if row["bad"] else []
+            images += int(sizes[row["shard"]])
+            progress.update(images)
+            if len(bad) > max_bad_samples:
+                raise UserError(
+                    f"{name}: more than {max_bad_samples} unreadable images (e.g. {bad[0]}); "
+                    "run shards/verify.py, or allow more with --max-bad-samples"
+                )
+    return bad
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole image, resized for the network."""
+
+    row: int
+    resized: np.ndarray
+    """uint8 (h, w, 3), shorter side as asked."""
+    height: int
+    """Of the source image."""
+    width: int
+
+
+@dataclass(frozen=True)
+class ShardImages:
+    """The decoded images of one shard, and which of its samples couldn't be decoded."""
+
+    images: list[Whole]
+    bad: list[str]
+
+    def batches(self, device: torch.device) -> Iterator[tuple[list[Whole], Tensor]]:
+        """Yield images of one size together, with the normalised batch (n, 3, h, w) on the device."""
+        ordered = sorted(self.images, key=lambda image: image.resized.shape)
+        start = 0
+        while start < len(ordered):
+            shape = ordered[start].resized.shape
+            most = max(1, _BATCH_PIXELS[device.type] // (shape[0] * shape[1]))
+            stop = start + 1
+            while stop < min(len(ordered), start + most) and ordered[stop].resized.shape == shape:
+                stop += 1
+            batch = ordered[start:stop]
+            yield batch, normalise(torch.from_numpy(np.stack([image.resized for image in batch])).to(device))
+            start = stop
+
+
+def read_shard(split: Split, shard: int, shorter_side_px: int) -> ShardImages:
+    """Return the images of a shard with their shorter side resized to `shorter_side_px`; bad ones are put aside."""
+    rows = split.shard_rows(shard)
+    bad: list[str] = []
+
+    def decode(row: int, data: bytes | BadSampleError) -> Whole | None:
+        if isinstance(data, bytes):
+            with contextlib.suppress(BadSampleError):
+                image = decode_image(data)
+                return Whole(row, resize_shorter(image, shorter_side_px), *image.shape[:2])
+        bad.append(f"{split.shard_uri(row)}#{split.key(row)}")
+        return None
+
+    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
+        decoded = pool.map(decode, rows.tolist(), split.try_read_images(rows))
+        return ShardImages([image for image in decoded if image is not None], sorted(bad))

@@ -1,0 +1,67 @@
+"""Members of tar shards by byte range: neighbouring ones in one request, several shards at a time."""
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from luss_ray.core.errors import BadSampleError
+from luss_ray.storage.uri import Location
+
+_NUM_REQUESTS = 16
+
+
+def read_members(
+    location: Location,
+    *,
+    shards: Sequence[str],
+    shard_ids: np.ndarray,
+    offsets: np.ndarray,
+    sizes: np.ndarray,
+    keys: list[str],
+) -> list[bytes | BadSampleError | None]:
+    """Return the data of each member: bytes, None where its size is 0, an error in the place of one that can't be read.
+
+    Args:
+        location: the folder of the shards.
+        shards: names of all shards below it.
+        shard_ids: position in `shards` for each member, n of them.
+        offsets: first byte of each member, n.
+        sizes: bytes of each member, n; 0 = there is no such member.
+        keys: sample key of each member, n, for the errors.
+
+    Raises:
+        UserError: the store itself failed (no access, no network): that is not the sample's fault.
+    """
+    out: list[bytes | BadSampleError | None] = [None] * len(keys)
+    wanted = np.flatnonzero(sizes > 0)
+    groups = [wanted[shard_ids[wanted] == shard_id] for shard_id in np.unique(shard_ids[wanted])]
+
+    def read(group: np.ndarray) -> list[bytes | BadSampleError]:
+        shard = shards[int(shard_ids[group[0]])]
+        return _read_group(location, shard, offsets[group], sizes[group], [keys[i] for i in group])
+
+    parallel = len(groups) > 1 and not location.is_local
+    for group, data in zip(groups, _threads().map(read, groups) if parallel else map(read, groups), strict=True):
+        for i, piece in zip(group, data, strict=True):
+            out[i] = piece
+    return out
+
+
+def _read_group(
+    location: Location, shard: str, offsets: np.ndarray, sizes: np.ndarray, keys: list[str]
+) -> list[bytes | BadSampleError]:
+    try:
+        return list(location.read_ranges(shard, offsets.tolist(), sizes.tolist()))
+    except (EOFError, FileNotFoundError) as error:
+        if len(keys) == 1:
+            reason = "the shard is missing" if isinstance(error, FileNotFoundError) else "the shard is cut short"
+            return [BadSampleError(reason, shard=location.child(shard).uri, key=keys[0])]
+    alone = range(len(keys))  # find out which of them it is
+    return [_read_group(location, shard, offsets[i : i + 1], sizes[i : i + 1], [keys[i]])[0] for i in alone]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="read-members")

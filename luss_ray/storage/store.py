@@ -1,0 +1,164 @@
+"""Store clients (local disk and S3 behind one interface), and their failures told in one line without secrets."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, S3Store
+
+from luss_ray.core.errors import UserError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+_RETRIES: "RetryConfig" = {
+    "max_retries": 8,
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+    "retry_timeout": timedelta(minutes=3),
+}
+_TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
+
+_ADVICE = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or a role), "
+    "and AWS_ENDPOINT_URL for a store other than Amazon's"
+)
+_OS_ERRORS = {
+    "13": "permission denied; choose a folder you may write to",
+    "20": "a part of its path is a file, not a folder",
+    "21": "it is a folder, not a file",
+    "27": "the file size limit was reached; raise it (ulimit -f) and run again",
+    "28": "no space left on device; free some space and run again",
+    "30": "the file system is read-only",
+    "36": "the name is too long",
+    "122": "the disk quota is used up; free some space and run again",
+}
+
+_TOO_SHORT = "ends before the bytes asked for"
+
+
+def check_credentials(uri: str) -> None:
+    """Return when there are credentials for S3 in the environment, a profile or a role.
+
+    Args:
+        uri: what they are needed for, for the message.
+
+    Raises:
+        UserError: there are none; the message names the variables to set.
+    """
+    if not _static_credentials() and _session_credentials(_environment()) is None:
+        raise UserError(f"no credentials for {uri}: {_ADVICE}")
+
+
+def open_store(bucket: str) -> LocalStore | S3Store:
+    """Return the client for a bucket, or for local disk when `bucket` is empty; one per process and environment."""
+    return _open_s3(bucket, _environment()) if bucket else _open_local()
+
+
+@contextlib.contextmanager
+def one_line_errors(uri: str, doing: str) -> Iterator[None]:
+    """Return a context in which a store's failures become one line that names the URI and the remedy.
+
+    What the store itself said is left out unless it is known to be harmless: answers may repeat request headers.
+
+    Args:
+        uri: the object or folder concerned.
+        doing: "read", "write", "list" or "delete".
+
+    Raises:
+        FileNotFoundError: the object does not exist.
+        EOFError: the object ends before the bytes asked for.
+        UserError: anything else, such as a full disk, a refused request or a bucket that does not exist.
+    """
+    try:
+        yield
+    except AlreadyExistsError:
+        raise
+    except (BaseError, OSError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise FileNotFoundError(f"{uri} does not exist") from None
+        if reason == _TOO_SHORT:
+            raise EOFError(f"{uri} {_TOO_SHORT}") from None
+        raise UserError(f"cannot {doing} {uri}: {reason}") from None
+
+
+def _reason(error: Exception) -> str | None:
+    text = str(error)
+    if "NoSuchBucket" in text:
+        return "the bucket does not exist; create it, or check the URI and AWS_ENDPOINT_URL"
+    if isinstance(error, FileNotFoundError):
+        return None
+    if number := re.search(r"os error (\d+)\)", text):
+        return _OS_ERRORS.get(number[1], f"the system says: {os.strerror(int(number[1])).lower()}")
+    if "416 Range Not Satisfiable" in text or re.search(r"range .* (start|end) .*beyond|[Rr]equested range", text):
+        return _TOO_SHORT
+    if isinstance(error, OSError) and error.errno is not None:
+        return _OS_ERRORS.get(str(error.errno), f"the system says: {os.strerror(error.errno).lower()}")
+    return _s3_reason(error, text)
+
+
+def _s3_reason(error: Exception, text: str) -> str:
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    status = re.search(r"status code: (\d{3})", text)
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    if refused or (status is not None and status[1] in ("401", "403")):
+        return f"access refused ({code[1] if code else 'no permission'}); {_ADVICE}"
+    if status is not None:
+        return f"the store answered {status[1]}{f' ({code[1]})' if code else ''}"
+    if "kind: Connect" in text:
+        return f"no connection to {_endpoint() or 'Amazon S3'}; check the network and AWS_ENDPOINT_URL"
+    return "the request failed or timed out; check the network and AWS_ENDPOINT_URL"
+
+
+def _environment() -> str:
+    """Return a fingerprint of the AWS variables: clients are kept per environment, and keys stay out of the cache."""
+    variables = sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    return hashlib.sha256(repr(variables).encode()).hexdigest()
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _static_credentials() -> bool:
+    keys = os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")
+    return bool(keys) or os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")
+
+
+@functools.cache
+def _session_credentials(environment: str) -> Any:
+    """Return boto3's session where it finds credentials in profiles, roles or the instance, else None."""
+    import boto3  # noqa: PLC0415 (slow to import, and most environments carry plain keys)
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    del environment
+    with contextlib.suppress(BotoCoreError):
+        session = boto3.Session()
+        return session if session.get_credentials() is not None else None
+    return None
+
+
+@functools.cache
+def _open_local() -> LocalStore:
+    return LocalStore()
+
+
+@functools.lru_cache(maxsize=64)
+def _open_s3(bucket: str, environment: str) -> S3Store:
+    options: "ClientConfig" = {**_TIMEOUTS, "allow_http": _endpoint().startswith("http://")}
+    if _static_credentials():
+        return S3Store(bucket, client_options=options, retry_config=_RETRIES)
+    session = _session_credentials(environment)
+    if session is None:
+        raise UserError(f"no credentials for s3://{bucket}: {_ADVICE}")
+    from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+    region = {"region": session.region_name} if session.region_name else {}
+    provider = Boto3CredentialProvider(session)
+    return S3Store(bucket, client_options=options, retry_config=_RETRIES, credential_provider=provider, **region)

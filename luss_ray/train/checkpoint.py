@@ -1,0 +1,122 @@
+"""Checkpoints: everything that influences the result, free of the world size, published atomically.
+
+One checkpoint is one safetensors object, whose header carries the rest of the state as JSON. It appears whole or not at
+all, so the newest one present is good; loading never unpickles code.
+"""
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from luss_ray.storage.uri import Location
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """The state of a training stage between two steps."""
+
+    step: int
+    """Global steps finished: the resume cursor."""
+    settings: str
+    """Digest of the settings and data it belongs to."""
+    consumption: dict[str, Any]
+    """Count and hash of the samples used so far, over all ranks (data/audit.py)."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Rows of figures logged so far."""
+    quarantined: list[str] = field(default_factory=list)
+    """Samples that couldn't be used so far: shard URI#key."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Weights (`network/…`), optimiser (`optimiser/…`) and the trainee's own state (`trainee/…`)."""
+
+
+def section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors below `name/`, without that prefix."""
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's per-parameter state as flat tensors named `<parameter number>.<name>`."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give back to `optimiser` what `optimiser_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+class CheckpointStore:
+    """Writes checkpoints below a folder in the background and finds the newest.
+
+    Args:
+        folder: where they lie.
+        keep: how many of them stay.
+    """
+
+    def __init__(self, folder: Location, *, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def latest(self, settings: str) -> Checkpoint | None:
+        """Return the newest checkpoint of these settings, or None."""
+        for name in reversed(self.folder.list(suffix=_SUFFIX)):
+            checkpoint = _decode(self.folder.read(name))
+            if checkpoint.settings == settings:
+                return checkpoint
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write in the background; at most one write is under way.
+
+        Raises:
+            UserError: the previous write was refused (disk full, no permission).
+        """
+        self.wait()
+        tensors = {key: value.detach().to("cpu", copy=True) for key, value in checkpoint.tensors.items()}
+        self._pending = self._writer.submit(self._write, checkpoint.step, _encode(checkpoint, tensors))
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint lies there."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _write(self, step: int, data: bytes) -> None:
+        self.folder.write(f"{step:09d}{_SUFFIX}", data)
+        for name in self.folder.list(suffix=_SUFFIX)[: -self.keep]:
+            self.folder.delete(name)
+
+
+def _encode(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> bytes:
+    about = {
+        "step": checkpoint.step,
+        "settings": checkpoint.settings,
+        "consumption": checkpoint.consumption,
+        "history": checkpoint.history,
+        "quarantined": checkpoint.quarantined,
+    }
+    contiguous = {key: value.contiguous() for key, value in tensors.items()}
+    return safetensors.torch.save(contiguous, metadata={"checkpoint": json.dumps(about)})
+
+
+def _decode(data: bytes) -> Checkpoint:
+    header_bytes = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["checkpoint"])
+    return Checkpoint(**about, tensors=safetensors.torch.load(data))

@@ -1,0 +1,85 @@
+"""Joins the Ray cluster, or starts Ray on this machine, and decides what a run takes of it."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import ray
+
+from luss_ray.core.errors import UserError
+from luss_ray.train.launch import Resources
+
+_MAX_LOADERS = 14
+_OBJECT_STORE_BYTES = 1 << 30
+_LOGICAL_CPUS = 8
+
+
+def join(log_file: Path) -> None:
+    """Connect to the cluster named by RAY_ADDRESS, or start Ray here; its chatter goes to `log_file`.
+
+    A cluster of our own has more logical CPUs than a small machine has cores: training workers, loaders and Ray's own
+    coordinators mostly wait for each other, and would otherwise starve.
+    """
+    _send_chatter_to(log_file)
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    ray.init(
+        num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        **quiet,
+    )
+
+
+def resources(num_workers: tuple[int, int] | None) -> Resources:
+    """Return what a run takes: a worker for each GPU, or one on a cluster without GPUs, unless asked for otherwise.
+
+    Args:
+        num_workers: fewest and most training workers; None = by what the cluster has now.
+
+    Raises:
+        UserError: a range that is none.
+    """
+    if num_workers is not None and not 1 <= num_workers[0] <= num_workers[1]:
+        raise UserError(f"--num-workers {num_workers[0]} {num_workers[1]}: give MIN MAX with 1 <= MIN <= MAX")
+    cluster = ray.cluster_resources()
+    num_gpus = int(cluster.get("GPU", 0))
+    low, high = num_workers or (max(1, num_gpus), max(1, num_gpus))
+    num_cores = os.cpu_count() or 1 if _is_ours() else int(cluster.get("CPU", 1))
+    return Resources(
+        num_workers=(low, high),
+        use_gpu=num_gpus > 0,
+        num_loaders=max(1, min(_MAX_LOADERS, num_cores // high - 1)),
+        num_threads=max(1, num_cores // high) if _is_ours() else 1,
+        num_actors=num_gpus or max(1, num_cores // 2),
+    )
+
+
+def _is_ours() -> bool:
+    return not os.environ.get("RAY_ADDRESS")
+
+
+def _send_chatter_to(log_file: Path) -> None:
+    """Let a file have what Ray says: its loggers, what it prints, and what its native code writes to file descriptor 2.
+
+    What people should see is printed through `core.progress.CONSOLE`, which keeps the standard output it was made
+    with; tracebacks still reach the standard error.
+    """
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = log_file.open("a", buffering=1)
+    except OSError as error:
+        raise UserError(f"can't write {log_file} ({error.strerror}): name another --log") from None
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    for name in ("ray", "ray.data", "ray.train"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    sys.stdout = log
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(log.fileno(), 2)

@@ -1,0 +1,277 @@
+"""The one step loop: pretraining, pixel attention and fine-tuning all run through `train_worker`."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from luss_ray.core.errors import UserError
+from luss_ray.data.audit import Consumption
+from luss_ray.data.stream import StreamSpec, stream
+from luss_ray.optim.schedule import cosine_rate
+from luss_ray.storage.uri import Location
+from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
+from luss_ray.train.task import Task, Trainee, World
+
+_LOG_ROWS = 400
+_SHOW_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker is told: sent to all of them, the same for all."""
+
+    task: Task
+    folder: Location
+    """Where the stage leaves weights, figures and checkpoints."""
+    settings: str
+    """Digest of everything that influences the result."""
+    num_loaders: int
+    """Ray Data actors that decode for one worker."""
+    num_threads: int
+    """Threads of the mathematics on a CPU worker."""
+    checkpoint_every_s: float
+    max_bad_samples: int
+    """Unreadable samples after which the run is refused."""
+    monitor: Any
+    """Handle of the Monitor actor."""
+
+
+def train_worker(assignment: Assignment) -> None:
+    """Run a training stage in one worker of the group, from the newest checkpoint to its end."""
+    if ray.get(assignment.monitor.snapshot.remote())[2]:
+        return
+    try:
+        Trainer(assignment).run()
+    except UserError as error:
+        ray.get(assignment.monitor.refuse.remote(str(error)))
+        raise
+
+
+class Trainer:
+    """The state of one worker while it trains."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.given = assignment
+        self.world = _join_world(assignment.num_threads)
+        self.spec: StreamSpec = assignment.task.stream()
+        self.plan = self.spec.open_plan()
+        self.trainee: Trainee = assignment.task.build(self.world)
+        self.store = CheckpointStore(assignment.folder / "checkpoints")
+        self.progress = Progress(assignment, self.world, self.plan.num_steps)
+        self.consumption = Consumption()
+        self.bad_rows: set[int] = set()
+        self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(self.world.device)
+        self.step = 0
+
+    def run(self) -> None:
+        """Resume, take every remaining step, leave the weights."""
+        self.resume()
+        network = self.parallel()
+        batches = stream(
+            self.spec,
+            rank=self.world.rank,
+            world=self.world.size,
+            start_step=self.step,
+            num_steps=self.plan.num_steps,
+            num_loaders=self.given.num_loaders,
+            num_threads=2,
+        )
+        for batch in batches:
+            self.account(batch)
+            self.take_step(network, self.to_device(batch))
+            if self.checkpoint_is_due():
+                self.save_checkpoint()
+        self.leave_weights()
+
+    def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> None:
+        """One update of the weights from one global batch.
+
+        The losses are means over this rank's samples and gradients are averaged over ranks, so the loss is weighted by
+        the rank's share of the global batch: uneven slices give exactly the gradient of the whole batch.
+        """
+        optimiser, schedule = self.trainee.optimiser, self.given.task.optimisation
+        lr = cosine_rate(
+            self.step,
+            num_steps=self.plan.num_steps,
+            base=schedule.lr,
+            final=schedule.final_lr,
+            num_warmup_steps=schedule.warmup_steps,
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.mixed):
+            losses = self.trainee.losses(network, batch, self.step)
+        share = len(batch["row"]) / schedule.batch_size
+        (losses["loss"] * share * self.world.size).backward()
+        figures = self.mean_over_ranks({name: value.detach() * share for name, value in losses.items()})
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise FloatingPointError(f"{self.given.task.name}: non-finite loss at step {self.step}: {figures}")
+        self.trainee.before_update(self.step)
+        optimiser.step()
+        self.step += 1
+        self.progress.record(self.step, figures | {"lr": lr})
+
+    def mean_over_ranks(self, shares: dict[str, Tensor]) -> dict[str, float]:
+        """Return the sums over all ranks of figures already weighted by each rank's share."""
+        total = self.world.sum(torch.stack([value.float() for value in shares.values()]))
+        return dict(zip(shares, total.tolist(), strict=True))
+
+    def parallel(self) -> nn.Module:
+        """Return the network, wrapped to average gradients where there are several workers."""
+        if self.world.size == 1:
+            return self.trainee.network
+        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(self.trainee.network, device_ids=devices, broadcast_buffers=False)
+
+    def to_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the arrays as tensors on this worker's device."""
+        return {name: torch.as_tensor(array).to(self.world.device, non_blocking=True) for name, array in batch.items()}
+
+    def account(self, batch: dict[str, Any]) -> None:
+        """Count the samples used; refuse to go on when too many of them were unreadable."""
+        self.consumption.add(batch["epoch"], batch["row"])
+        self.bad_rows.update(batch["row"][batch["row"] != batch["used_row"]].tolist())
+        if len(self.bad_rows) > self.given.max_bad_samples:
+            raise UserError(
+                f"{self.spec.data.uri}: more than {self.given.max_bad_samples} unreadable images "
+                f"(e.g. {self.quarantined()[0]}); run shards/verify.py, or allow more with --max-bad-samples"
+            )
+
+    def quarantined(self) -> list[str]:
+        """Return the unreadable samples met by this rank as shard URI#key."""
+        split = self.spec.open_split()
+        return [f"{split.shard_uri(row)}#{split.key(row)}" for row in sorted(self.bad_rows)]
+
+    def resume(self) -> None:
+        """Load the newest checkpoint, if there is one, on every rank."""
+        found = self.store.latest(self.given.settings)
+        if found is None:
+            return
+        self.step = found.step
+        self.trainee.network.load_state_dict(section(found.tensors, "network"))
+        load_optimiser(self.trainee.optimiser, section(found.tensors, "optimiser"))
+        self.trainee.load_state(section(found.tensors, "trainee"))
+        self.progress.history = found.history
+        if self.world.rank == 0:
+            self.consumption = Consumption.from_dict(found.consumption)
+
+    def checkpoint_is_due(self) -> bool:
+        """Return whether to save now; rank 0's clock decides for all."""
+        if self.step == self.plan.num_steps:
+            return False
+        due = torch.tensor([float(self.progress.seconds_since_checkpoint() > self.given.checkpoint_every_s)])
+        due = due.to(self.world.device)
+        if self.world.size > 1:
+            dist.broadcast(due, 0)
+        return bool(due.item())
+
+    def save_checkpoint(self) -> None:
+        """Write the state of all ranks, in the background, from rank 0."""
+        consumption, quarantined = self.gather()
+        self.progress.checkpointed = time.monotonic()
+        if self.world.rank != 0:
+            return
+        tensors = {f"network/{key}": value for key, value in self.trainee.network.state_dict().items()}
+        tensors |= {f"optimiser/{key}": value for key, value in optimiser_tensors(self.trainee.optimiser).items()}
+        tensors |= {f"trainee/{key}": value for key, value in self.trainee.state().items()}
+        self.store.save(
+            Checkpoint(
+                step=self.step,
+                settings=self.given.settings,
+                consumption=consumption.to_dict(),
+                history=list(self.progress.history),
+                quarantined=quarantined,
+                tensors=tensors,
+            )
+        )
+
+    def gather(self) -> tuple[Consumption, list[str]]:
+        """Return consumption and quarantine of all ranks."""
+        mine = (self.consumption.to_dict(), self.quarantined())
+        everyone: list[Any] = [mine]
+        if self.world.size > 1:
+            everyone = [None] * self.world.size
+            dist.all_gather_object(everyone, mine)
+        total = Consumption()
+        for consumption, _ in everyone:
+            total = total + Consumption.from_dict(consumption)
+        return total, sorted({name for _, names in everyone for name in names})
+
+    def leave_weights(self) -> None:
+        """Publish weights and figures; the stage is complete when they lie there."""
+        consumption, quarantined = self.gather()
+        if self.world.rank == 0:
+            self.store.wait()
+            folder = self.given.folder
+            weights = {
+                key: value.detach().cpu().contiguous() for key, value in self.trainee.network.state_dict().items()
+            }
+            folder.write_json("history.json", self.progress.history)
+            folder.write_json("consumption.json", {"consumed": consumption.to_dict(), "quarantined": quarantined})
+            folder.write("weights.safetensors", safetensors.torch.save(weights))
+            (folder / "checkpoints").delete_prefix("")
+        if self.world.size > 1:
+            dist.barrier()
+
+
+@dataclass
+class Progress:
+    """Figures of the steps: every step's for the eye, a few hundred rows for the report."""
+
+    given: Assignment
+    world: World
+    num_steps: int
+    history: list[dict[str, float]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    checkpointed: float = field(default_factory=time.monotonic)
+    _shown: float = 0.0
+    _steps: int = 0
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Take the figures of one step."""
+        self._steps += 1
+        now = time.monotonic()
+        if self._steps == 1:
+            self.started = now
+        if self.world.rank != 0:
+            return
+        if step % math.ceil(self.num_steps / _LOG_ROWS) == 0 or step == self.num_steps:
+            batch_size = self.given.task.optimisation.batch_size
+            rate = (self._steps - 1) * batch_size / (now - self.started) if self._steps > 1 else 0.0
+            self.history.append({"step": step, "images_per_s": round(rate, 2)} | values)
+        if now - self._shown > _SHOW_EVERY_S or step == self.num_steps:
+            self._shown = now
+            self.given.monitor.advance.remote(step, {"loss": values["loss"]})
+
+    def seconds_since_checkpoint(self) -> float:
+        """Return the age of the newest checkpoint, or of the start."""
+        return time.monotonic() - self.checkpointed
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it is emulated float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def _join_world(num_threads: int) -> World:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        torch.set_num_threads(num_threads)
+    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)

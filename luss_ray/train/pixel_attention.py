@@ -1,0 +1,97 @@
+"""Step 2.1: an attention over pixels learns on the frozen backbone (arXiv 2106.03149, section 4)."""
+
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from luss_ray.config.recipe import Optimisation, Recipe
+from luss_ray.data.stream import StreamSpec
+from luss_ray.losses.swav import swap_loss
+from luss_ray.nn.batch_norm import convert
+from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.models import PixelAttentionModel
+from luss_ray.storage.uri import Location
+from luss_ray.train.swapped import CodeBook, make_optimiser, on_device, watched
+from luss_ray.train.task import World
+from luss_ray.train.views import MultiCrop, coloured_crops
+
+
+def pixel_attention_model(recipe: Recipe) -> PixelAttentionModel:
+    """Return the network of step 2 with random weights."""
+    torch.manual_seed(recipe.seed)
+    prototypes = recipe.prototypes
+    return PixelAttentionModel(
+        recipe.backbone.architecture(),
+        hidden=prototypes.hidden,
+        num_prototypes=prototypes.num,
+        embedding_dim=prototypes.embedding_dim,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelAttentionTask:
+    """Learn where the image shows something."""
+
+    recipe: Recipe
+    data: Location
+    pretrained: Location
+    """Weights of step 1, a safetensors object."""
+    name: str = "pixel attention"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.attention.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: two global crops."""
+        settings = self.recipe.attention
+        return StreamSpec(
+            data=self.data,
+            split="train",
+            labels=None,
+            seed=self.recipe.seed + 1,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=MultiCrop(settings.crops),
+        )
+
+    def build(self, world: World) -> "PixelAttentionTrainee":
+        """Return the network with step 1's weights."""
+        plan = self.stream().open_plan()
+        weights = safetensors.torch.load(self.pretrained.read())
+        code_book = CodeBook(self.recipe.prototypes, self.recipe.attention.queue, plan, world)
+        return PixelAttentionTrainee(self.recipe, weights, code_book)
+
+
+class PixelAttentionTrainee:
+    """The network of step 2 while it learns."""
+
+    def __init__(self, recipe: Recipe, weights: dict[str, Tensor], code_book: CodeBook) -> None:
+        self.settings, self.seed, self.code_book = recipe.attention, recipe.seed + 1, code_book
+        model = pixel_attention_model(recipe)
+        load_backbone(weights, model)
+        self.network = on_device(convert(model), code_book.world.device)
+        assert isinstance(self.network, PixelAttentionModel)
+        self.prototypes = self.network.prototypes
+        self.optimiser = make_optimiser(self.network, self.settings.optimisation)
+
+    def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return `loss`: swapped prediction of attention-weighted embeddings."""
+        self.prototypes.normalise_()
+        embeddings, scores = network(coloured_crops(batch, self.settings.crops, self.seed))
+        codes = self.code_book.codes(embeddings, self.prototypes, step)
+        return {"loss": swap_loss(scores, codes, temperature=self.code_book.settings.temperature)} | watched(codes)
+
+    def before_update(self, step: int) -> None:
+        """Leave the gradients as they are; no prototypes are frozen here."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the queue."""
+        return self.code_book.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take the queue back."""
+        self.code_book.load_state(state)

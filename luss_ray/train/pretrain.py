@@ -1,0 +1,113 @@
+"""Step 1: swapped prediction, pixel-to-pixel alignment, deep-to-shallow supervision (arXiv 2106.03149, section 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from luss_ray.config.recipe import Optimisation, Recipe
+from luss_ray.data.grid import pair_grid
+from luss_ray.data.stream import StreamSpec
+from luss_ray.losses.deep_to_shallow import deep_to_shallow_loss
+from luss_ray.losses.pixel_to_pixel import pixel_to_pixel_loss
+from luss_ray.losses.swav import swap_loss, weighted_mean
+from luss_ray.nn.batch_norm import convert
+from luss_ray.nn.models import PretrainModel, PretrainOutput
+from luss_ray.storage.uri import Location
+from luss_ray.train.swapped import CodeBook, make_optimiser, on_device, watched
+from luss_ray.train.task import World
+from luss_ray.train.views import MultiCrop, coloured_crops
+
+
+def pretrain_model(recipe: Recipe) -> PretrainModel:
+    """Return the network of step 1 with its random start, a function of the seed."""
+    torch.manual_seed(recipe.seed)
+    prototypes = recipe.prototypes
+    return PretrainModel(
+        recipe.backbone.architecture(),
+        hidden=prototypes.hidden,
+        num_prototypes=prototypes.num,
+        embedding_dim=prototypes.embedding_dim,
+        shallow_stages=recipe.pretrain.shallow_stages,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTask:
+    """Learn a backbone from unlabelled images."""
+
+    recipe: Recipe
+    data: Location
+    name: str = "pretrain"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.pretrain.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: multi-crops."""
+        settings = self.recipe.pretrain
+        return StreamSpec(
+            data=self.data,
+            split=settings.split,
+            labels=None,
+            seed=self.recipe.seed,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=MultiCrop(settings.crops),
+        )
+
+    def build(self, world: World) -> "Pretrainee":
+        """Return the network at its random start."""
+        plan = self.stream().open_plan()
+        return Pretrainee(self.recipe, CodeBook(self.recipe.prototypes, self.recipe.pretrain.queue, plan, world))
+
+
+class Pretrainee:
+    """The network of step 1 while it learns."""
+
+    def __init__(self, recipe: Recipe, code_book: CodeBook) -> None:
+        self.settings, self.seed, self.code_book = recipe.pretrain, recipe.seed, code_book
+        self.network = on_device(convert(pretrain_model(recipe)), code_book.world.device)
+        assert isinstance(self.network, PretrainModel)
+        self.prototypes = self.network.prototypes
+        self.optimiser = make_optimiser(self.network, self.settings.optimisation)
+
+    def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return `loss` and its parts."""
+        self.prototypes.normalise_()
+        crops = coloured_crops(batch, self.settings.crops, self.seed)
+        output: PretrainOutput = network(crops, self._grids(batch))
+        codes = self.code_book.codes(output.embeddings, self.prototypes, step)
+        temperature = self.code_book.settings.temperature
+        image = swap_loss(output.scores, codes, temperature=temperature)
+        shallow = [deep_to_shallow_loss(scores, codes, temperature=temperature) for scores in output.shallow_scores]
+        parts = {"i2i": image} | {
+            f"d2s_{stage}": loss for stage, loss in zip(self.settings.shallow_stages, shallow, strict=True)
+        }
+        total = weighted_mean(image, shallow, [1.0] * (1 + len(shallow)))
+        if output.predictions is not None and output.projections is not None:
+            parts["p2p"] = pixel_to_pixel_loss(output.predictions, output.projections)
+            total = total + self.settings.pixel_to_pixel * parts["p2p"]
+        return {"loss": total} | parts | watched(codes)
+
+    def _grids(self, batch: dict[str, Tensor]) -> Tensor | None:
+        if self.settings.pixel_to_pixel == 0:
+            return None
+        geometry = batch["geometry"].cpu().numpy()
+        grids = pair_grid(geometry[:, 0], geometry[:, 1], self.settings.grid)
+        return torch.stack([torch.from_numpy(grid) for grid in grids]).to(batch["geometry"].device)
+
+    def before_update(self, step: int) -> None:
+        """Keep the prototypes where they are during the first steps."""
+        if step < self.settings.frozen_prototype_steps:
+            self.prototypes.freeze_gradient()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the queue."""
+        return self.code_book.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take the queue back."""
+        self.code_book.load_state(state)

@@ -1,0 +1,89 @@
+"""Swapped prediction over the whole global batch: what pretraining and pixel attention have in common."""
+
+import torch
+from torch import Tensor, nn
+
+from luss_ray.config.recipe import Optimisation, Optimiser, Prototypes, Queue
+from luss_ray.data.plan import Plan
+from luss_ray.losses.queue import EmbeddingQueue
+from luss_ray.losses.sinkhorn import codes
+from luss_ray.nn.distributed import all_gather_rows
+from luss_ray.nn.heads import Prototypes as PrototypeLayer
+from luss_ray.optim.larc import Larc
+from luss_ray.train.task import World
+
+
+class CodeBook:
+    """Makes the codes of the two global crops, with the queue of earlier embeddings.
+
+    Every rank gathers the embeddings of the whole global batch and balances all of it, so codes don't depend on the
+    number of ranks.
+
+    Args:
+        settings: what codes are.
+        queue: length and start of the queue.
+        plan: which samples make a global batch.
+        world: this worker.
+    """
+
+    def __init__(self, settings: Prototypes, queue: Queue, plan: Plan, world: World) -> None:
+        self.settings, self.world, self.sizes = settings, world, plan.sizes(world.size)
+        self.first_row = plan.bounds(world.rank, world.size)[0]
+        self.queue_start_step = queue.start_epoch * plan.num_rows // plan.global_batch
+        self.queue = None
+        if queue.length:
+            self.queue = EmbeddingQueue(queue.length, settings.embedding_dim, device=world.device)
+
+    @torch.no_grad()
+    def codes(self, embeddings: Tensor, prototypes: PrototypeLayer, step: int) -> Tensor:
+        """Return the codes (2, n, K) of this rank's global crops; the queue takes the batch in.
+
+        Args:
+            embeddings: (V, n, D) of this rank, the two global crops first.
+            prototypes: today's, the same on every rank.
+            step: the global step.
+        """
+        batch = all_gather_rows(embeddings[:2], self.sizes, dim=1)
+        queued = self.queue.rows() if self.queue else None
+        balanced = codes(
+            prototypes.scores(batch),
+            None if queued is None else prototypes.scores(queued),
+            epsilon=self.settings.epsilon,
+            num_iterations=self.settings.sinkhorn_iterations,
+        )
+        if self.queue and step >= self.queue_start_step:
+            self.queue.push(batch)
+        return balanced[:, self.first_row : self.first_row + embeddings.shape[1]]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the queue."""
+        return self.queue.state_dict() if self.queue else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take the queue back."""
+        if self.queue and state:
+            self.queue.load_state_dict(state)
+
+
+def watched(codes: Tensor) -> dict[str, Tensor]:
+    """Return figures that betray a collapse: entropy of the mean code over ln K, 1 = all prototypes equally used."""
+    usage = codes.mean(dim=(0, 1))
+    entropy = -(usage * usage.clamp_min(1e-12).log()).sum()
+    return {"prototype_usage": entropy / torch.tensor(float(len(usage))).log().to(entropy)}
+
+
+def make_optimiser(network: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that are to be trained."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    match settings.optimiser:
+        case Optimiser.LARC:
+            return Larc(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        case Optimiser.SGD:
+            return torch.optim.SGD(
+                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+
+
+def on_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network on the device, in the memory order that convolutions want, ready to be trained."""
+    return network.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,83 @@
+"""What a training stage supplies to the one step loop."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from luss_ray.config.recipe import Optimisation, Recipe
+from luss_ray.data.stream import StreamSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This worker's place among the workers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all ranks."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+class Trainee(Protocol):
+    """A network that learns: built in every worker, driven by the loop."""
+
+    network: nn.Module
+    """All weights, trained and frozen; its state dict is what the stage leaves behind."""
+    optimiser: torch.optim.Optimizer
+
+    def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return scalars for this rank's samples, means over them: `loss` is what is minimised, the rest is watched.
+
+        Args:
+            network: `self.network`, possibly wrapped for data parallelism; called exactly once.
+            batch: the stream's arrays on the device.
+            step: the global step.
+        """
+        ...
+
+    def before_update(self, step: int) -> None:
+        """Change gradients between backward pass and update, e.g. drop those of frozen prototypes."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what must survive a restart besides weights and optimiser, in a world-size-free form."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        ...
+
+
+class Task(Protocol):
+    """One training stage: picklable, sent to every worker."""
+
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        ...
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        ...
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read."""
+        ...
+
+    def build(self, world: World) -> Trainee:
+        """Return the network at its start, the same on every rank."""
+        ...

@@ -1,0 +1,35 @@
+import pytest
+
+from luss_ray.core.command import run
+from luss_ray.core.errors import UserError
+
+
+def end_of(main) -> object:
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    return caught.value.code
+
+
+def test_the_exit_code_is_what_main_returns():
+    assert end_of(lambda: None) == 0
+    assert end_of(lambda: 1) == 1
+
+
+def test_a_user_error_is_one_line_and_code_2(capsys):
+    def main() -> None:
+        raise UserError("the folder\n  is missing")
+
+    assert end_of(main) == 2
+    assert capsys.readouterr().err == "error: the folder is missing\n"
+
+
+def test_an_interrupt_is_130_and_a_bug_keeps_its_traceback():
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    assert end_of(interrupted) == 130
+    with pytest.raises(ZeroDivisionError):
+        run(bug)

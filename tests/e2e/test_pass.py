@@ -1,0 +1,131 @@
+"""The main job from end to end on real Ray: on local disk, on S3, killed and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import fixtures_run as job
+import pytest
+
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.labels import LabelShards
+from luss_ray.storage.uri import Location
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a finished run's folder and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+    printed = job.run_job(folder, f"--data={shards}", f"--storage={folder}", "--name=tiny")
+    return folder / "tiny", printed
+
+
+def test_a_run_leaves_scores_of_everything_asked_for(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    result = job.result_of(run)
+    metrics = result["metrics"]
+    scored = [metrics["finetuned"], metrics["pseudo_labels"], *metrics["baselines"].values()]
+    assert set(metrics["baselines"]) == {"other", "whole_image", "random_backbone"}
+    for scores in scored:
+        assert 0 <= scores["miou"] <= 100 and len(scores["ious"]) == 5
+    assert metrics["baselines"]["other"]["ious"][1:] == [0, 0, 0, 0]
+    assert metrics["baselines"]["whole_image"]["acc"] == 100
+    assert result["recipe"] == "demo" and result["data"]["splits"]["train"]["images"] == 120
+    for stage in ("pretrain", "attention", "features", "clusters", "pseudo-labels", "finetune", "predictions"):
+        assert result["stages"][stage]["seconds"] > 0 and result["stages"][stage]["images_per_s"] > 0
+    last = printed.splitlines()
+    assert str(run / "result.json") in printed and str(run / "report.html") in printed
+    assert "mIoU" in "".join(last[-7:]) and "random backbone" in last[-1]
+
+
+def test_every_sample_was_used_exactly_once_an_epoch(finished: tuple[Path, str], shards: Path) -> None:
+    from luss_ray.data.audit import Consumption, expected_consumption
+    from luss_ray.data.plan import Plan
+
+    run, _ = finished
+    shard_ids = ShardedDataset.open(Location.parse(shards)).split("train").shard_ids
+    for stage, seed, epochs in (("pretrain", 10010, 2), ("attention", 10011, 1), ("finetune", 10012, 1)):
+        plan = Plan(shard_ids, seed=seed, global_batch=32, epochs=epochs)
+        used = Consumption.from_dict(json.loads((run / stage / "consumption.json").read_text())["consumed"])
+        assert all(same for *_, same in used.compare(expected_consumption(plan, plan.num_steps)).values())
+
+
+def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, str], shards: Path) -> None:
+    run, _ = finished
+    data = ShardedDataset.open(Location.parse(shards))
+    for folder, split in (("pseudo-labels", data.split("train")), ("predictions", data.split("validation"))):
+        labels = LabelShards(Location.parse(run / folder), split)
+        assert labels.is_complete and all(labels.read(range(len(split))))
+
+
+def test_the_same_command_again_skips_everything(finished: tuple[Path, str], shards: Path) -> None:
+    run, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    printed = job.run_job(run.parent, f"--data={shards}", f"--storage={run.parent}", "--name=tiny")
+    assert printed.count("already done") >= 10
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+
+
+def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tuple[Path, str], shards: Path) -> None:
+    """A run killed in training, in feature extraction and in fine-tuning ends as an undisturbed one does."""
+    run, _ = finished
+    folder = run.parent
+    options = (f"--data={shards}", f"--storage={folder}", "--name=killed", "--checkpoint-every-s=0")
+    for event in ("pretrain/checkpoints/*.safetensors", "features/train/*.parquet", "finetune/checkpoints/*"):
+        _kill_when(folder / "killed", event, options)
+    job.run_job(folder, *options)
+    assert job.result_of(folder / "killed")["metrics"] == job.result_of(run)["metrics"]
+    assert (folder / "killed/finetune/weights.safetensors").read_bytes() == (
+        run / "finetune/weights.safetensors"
+    ).read_bytes()
+
+
+def _kill_when(run: Path, event: str, options: tuple[str, ...], timeout_s: float = 300) -> None:
+    """Start the job, wait until a file that matches `event` is there, and kill the job and all that it started."""
+    log = run.parent / f"{run.name}.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            job.command(*options, f"--log={run.parent / 'ray.log'}"),
+            env=job.job_environment(),
+            cwd=run.parent,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout_s
+    while not list(run.glob(event)):
+        assert process.poll() is None and time.monotonic() < deadline, f"no {event}: {log.read_text()[-2000:]}"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_the_same_run_on_an_object_store(s3_server, scenes: Path, tmp_path: Path) -> None:
+    bucket, environment = s3_server.bucket("end-to-end"), s3_server.environment()
+    job.pack_scenes(scenes, f"{bucket}/scenes", environment)
+    options = (f"--data={bucket}/scenes", f"--storage={bucket}/runs", "--no-random-baseline")
+    printed = job.run_job(tmp_path, *options, environment=environment)
+    assert f"{bucket}/runs/demo/report.html" in printed
+    body = s3_server.client().get_object(Bucket="end-to-end", Key="runs/demo/result.json")["Body"].read()
+    assert set(json.loads(body)["metrics"]["baselines"]) == {"other", "whole_image"}
+    secret = environment["AWS_SECRET_ACCESS_KEY"].encode()
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert secret not in everything and secret not in body and secret.decode() not in printed
+
+
+def test_images_without_any_label(scenes: Path, tmp_path: Path) -> None:
+    """A plain folder of images: everything runs, clusters are shown instead of scores."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
+        (images / f"{number}.jpg").write_bytes(image.read_bytes())
+    options = (f"--data={images}", f"--storage={tmp_path}", "--name=own", "--num-categories=4")
+    printed = job.run_job(tmp_path, *options)
+    result = job.result_of(tmp_path / "own")
+    assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"
+    assert "no masks to score with" in printed

@@ -1,0 +1,97 @@
+"""Runs of the main job as a user starts it, with numbers so small that one takes about a minute."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from luss_ray.demo.build import build
+from luss_ray.demo.variants import DEMO
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "--num-workers=2 2",
+    "--shorter-side-px=48",
+    "--backbone.widths=8 8 16 16",
+    "--prototypes.num=16",
+    "--prototypes.hidden=16",
+    "--prototypes.embedding-dim=8",
+    "--pretrain.crops.global-px=24",
+    "--pretrain.optimisation.epochs=2",
+    "--pretrain.optimisation.batch-size=32",
+    "--attention.crops.global-px=24",
+    "--attention.optimisation.epochs=1",
+    "--attention.optimisation.batch-size=32",
+    "--clustering.crop-px=48",
+    "--clustering.num-restarts=2",
+    "--clustering.num-iterations=4",
+    "--finetune.crop-px=32",
+    "--finetune.optimisation.epochs=1",
+    "--finetune.optimisation.batch-size=32",
+]
+
+
+def arguments(*options: str) -> list[str]:
+    """Return the words of options written as `--name=value value`."""
+    return [word for option in options for word in option.replace("=", " ", 1).split(" ")]
+
+
+def command(*options: str) -> list[str]:
+    """Return the command that starts the main job on tiny settings."""
+    return [sys.executable, str(ROOT / "jobs" / "pass.py"), "demo", *arguments(*TINY, *options)]
+
+
+def run_job(folder: Path, *options: str, environment: dict[str, str] | None = None, timeout_s: float = 400) -> str:
+    """Run the main job to its end and return what it printed; its log lies in `folder`."""
+    done = subprocess.run(
+        command(*options, f"--log={folder / 'ray.log'}"),
+        env=job_environment(environment),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_tail(folder / 'ray.log')}"
+    return done.stdout
+
+
+def job_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a job that starts a Ray of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    return inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | (extra or {})
+
+
+def result_of(run: Path) -> dict:
+    """Return a run's result.json."""
+    return json.loads((run / "result.json").read_text())
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-40:]) if log.exists() else "no log"
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in ImageNet-S layout: 120 training scenes and 40 for validation, of four categories."""
+    variant = replace(DEMO, categories=("chair", "sofa", "car", "lamp"), side_px=48)
+    return build(tmp_path_factory.mktemp("scenes"), variant=variant, num_train=120, num_validation=40)
+
+
+@pytest.fixture(scope="session")
+def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the scenes packed into shards of 30 images."""
+    out = tmp_path_factory.mktemp("shards") / "scenes"
+    pack_scenes(scenes, str(out))
+    return out
+
+
+def pack_scenes(scenes: Path, out: str, environment: dict[str, str] | None = None) -> None:
+    """Pack the scenes with shards/build.py to a URI."""
+    program = [sys.executable, str(ROOT / "shards" / "build.py")]
+    options = arguments(f"--source={scenes}", f"--out={out}", "--images-per-shard=30")
+    subprocess.run([*program, *options], env=job_environment(environment), check=True, capture_output=True)

@@ -1,0 +1,53 @@
+"""What a user can get wrong ends in one clear line on stderr and exit code 2, and leaves nothing behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fixtures_run as job
+
+
+def refused(folder: Path, *options: str, environment: dict[str, str] | None = None) -> str:
+    """Return the one line that the main job says when it refuses."""
+    done = subprocess.run(
+        [sys.executable, str(job.ROOT / "jobs" / "pass.py"), *job.arguments(*options)],
+        env=job.job_environment(environment),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def test_unknown_names(tmp_path):
+    assert "did you mean imagenet-s-50?" in refused(tmp_path, "imagenet-s50")
+    assert "--pretrain.epochs" in refused(tmp_path, "demo", "--pretrain.epochs=3")
+    assert "several" in refused(tmp_path, "demo", "--seed=several")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_is_not_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "nowhere" in refused(tmp_path, "demo", f"--data={tmp_path}/nowhere")
+    assert "empty" in refused(tmp_path, "demo", f"--data={tmp_path}/empty")
+    assert "--data" in refused(tmp_path, "imagenet-s-50")
+    assert "AWS_" in refused(tmp_path, "demo", "--data=s3://bucket/data", environment={"HOME": str(tmp_path)})
+    assert "gs://" in refused(tmp_path, "demo", "--data=gs://bucket/data")
+
+
+def test_settings_that_do_not_fit_the_data(shards, tmp_path):
+    options = (f"--data={shards}", f"--storage={tmp_path}")
+    assert "batch of 200" in refused(tmp_path, "demo", *options, "--attention.optimisation.batch-size=200")
+    assert "num-workers" in refused(tmp_path, "demo", *options, "--num-workers=3 1")
+    assert "train-full" in refused(tmp_path, "imagenet-s-919", *options)
+
+
+def test_storage_that_cannot_be_written(shards, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for storage in ("/proc/luss_ray", f"{tmp_path}/file/runs"):
+        assert storage in refused(tmp_path, "demo", f"--data={shards}", f"--storage={storage}")

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+
+from luss_ray.config.recipe import Optimisation
+from luss_ray.config.recipes import RECIPES
+from luss_ray.core.errors import UserError
+from luss_ray.stages.run import Limits, Run
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location
+from luss_ray.train.launch import Resources
+
+RESOURCES = Resources(num_workers=(1, 1), use_gpu=False, num_loaders=1, num_threads=1, num_actors=1)
+LIMITS = Limits(max_bad_samples=0, max_failures=0, checkpoint_every_s=60)
+
+
+@pytest.fixture
+def run(shards, tmp_path) -> Run:
+    data = ShardedDataset.open(Location.parse(shards))
+    recipe = RECIPES["imagenet-s-50"]()
+    return Run(folder=Location.parse(tmp_path / "run"), recipe=recipe, data=data, resources=RESOURCES, limits=LIMITS)
+
+
+def test_a_name_belongs_to_one_set_of_settings(run):
+    run.claim()
+    run.claim()
+    pretrain = replace(run.recipe.pretrain, optimisation=Optimisation(epochs=3))
+    other = replace(run, recipe=replace(run.recipe, pretrain=pretrain))
+    with pytest.raises(UserError, match=r"pretrain.optimisation.epochs = 200 there, 3 here.*--name") as refusal:
+        other.claim()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_finished_stage_is_skipped_and_an_unfinished_one_goes_on(run):
+    calls = []
+
+    def work(folder, inputs):
+        calls.append(folder.list())
+        folder.write("part", b"1")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return {"images": 10}
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("features", {"a": 1}, work)
+    first = run.stage("features", {"a": 1}, work)
+    again = run.stage("features", {"a": 1}, work)
+    assert calls == [["begun.json"], ["begun.json", "part"]]
+    assert first.inputs == again.inputs and again.about["images"] == 10 and again.about["images_per_s"] > 0
+
+
+def test_results_of_other_inputs_are_thrown_away(run):
+    seen = []
+
+    def work(folder, inputs):
+        seen.append("old" in folder.list())
+        folder.write("old", b"1")
+        return {}
+
+    one = run.stage("clusters", {"features": "x"}, work)
+    two = run.stage("clusters", {"features": "y"}, work)
+    assert seen == [False, False] and one.inputs != two.inputs
+
+
+def test_clusters_without_categories_must_be_asked_for(run, scenes, tmp_path):
+    assert run.num_clusters == 4 and run.labelled and run.shown_split == "validation"
+    assert replace(run, recipe=replace(run.recipe, num_categories=7)).num_clusters == 7
