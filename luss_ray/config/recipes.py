@@ -1,6 +1,7 @@
 """The recipes by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from luss_ray.config.recipe import (
     Attention,
@@ -48,26 +49,27 @@ def imagenet_s_919() -> Recipe:
 def demo() -> Recipe:
     """Return settings for the embedded scenes that learn to tell objects apart within minutes on two cores."""
     mild = ColourSpec(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, grey_p=0.1, blur_p=0.0)
+    crops = Crops(global_px=48, global_scale=(0.4, 1.0), colour=mild)
     return Recipe(
         recipe_name="demo",
         demo_dataset="demo",
-        shorter_side_px=96,
+        shorter_side_px=64,
         backbone=Backbone(
             name=BackboneName.TINY, widths=(16, 32, 48, 32), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)
         ),
         prototypes=Prototypes(num=64, hidden=128, embedding_dim=64),
         pretrain=Pretrain(
-            optimisation=Optimisation(epochs=15, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
-            crops=Crops(global_px=64, global_scale=(0.4, 1.0), colour=mild),
+            optimisation=Optimisation(epochs=30, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
+            crops=replace(crops, num_local=2, local_px=32, local_scale=(0.15, 0.4)),
             queue=Queue(length=0),
             frozen_prototype_steps=0,
         ),
         attention=Attention(
-            optimisation=Optimisation(epochs=2, batch_size=32, lr=12.0, final_lr=0.012),
-            crops=Crops(global_px=48, global_scale=(0.4, 1.0), colour=mild),
+            optimisation=Optimisation(epochs=2, batch_size=32, lr=30.0, final_lr=0.03),
+            crops=crops,
             queue=Queue(length=0),
         ),
-        clustering=Clustering(crop_px=96, num_restarts=10),
+        clustering=Clustering(crop_px=64, num_restarts=10),
         finetune=Finetune(
             optimisation=Optimisation(epochs=3, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
             crop_px=64,

@@ -17,6 +17,8 @@ ROOMS = {
     "cool-room": ((114, 122, 130), (90, 94, 98)),
 }
 STANDING = (0.8, 0.98)  # where objects touch the ground, as a fraction of the height from the top
+MID_TONE = 118.0  # grey level of a wall
+LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
 BLENDED = (0.05, 0.9)  # opacities between these are neither the object nor what is behind it
 
 Canvas = Float32[np.ndarray, "s s 3"]
@@ -92,6 +94,7 @@ def _placed(
     choices = assets.select(category, source)
     rgba = assets.pixels(choices[rng.integers(len(choices))])[:, :: rng.choice((1, -1))].astype(np.float32)
     rgba[..., 3] /= 255
+    _mute(rgba, variant)
     gain = 1 + rng.uniform(-1, 1) * variant.gain
     rgba[..., :3] = (rgba[..., :3] * gain).clip(0, 255) * rgba[..., 3:]
     longer = rng.uniform(*scale) * variant.side_px
@@ -99,6 +102,15 @@ def _placed(
     height, width = np.array(rgba.shape[:2]) * longer / max(rgba.shape[:2]) * (squeeze**0.5, squeeze**-0.5)
     size = max(2, round(width)), max(2, round(height))
     return _rotated(cv2.resize(rgba, size, interpolation=cv2.INTER_AREA), rng.uniform(-1, 1) * variant.rotation_deg)
+
+
+def _mute(rgba: Patch, variant: DemoVariant) -> None:
+    """Bring a cut-out's colours nearer to grey and its mean brightness nearer to the mid-tone, in place."""
+    rgb, opacity = rgba[..., :3], rgba[..., 3:]
+    grey = rgb @ LUMINANCE[:, None]
+    mean = float((grey * opacity).sum() / opacity.sum())
+    brighter = (MID_TONE / max(mean, 1.0)) ** variant.evenness
+    rgba[..., :3] = ((grey + variant.saturation * (rgb - grey)) * brighter).clip(0, 255)
 
 
 def _rotated(patch: Patch, degrees: float) -> Patch:

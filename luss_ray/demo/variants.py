@@ -36,6 +36,8 @@ class DemoVariant:
         squeeze: largest relative change of its aspect ratio, either way.
         outside: how far the main object may reach out of the scene, as a fraction of its size.
         gain: largest relative change of its brightness, either way.
+        saturation: of cut-outs' colours, 1 (as they are) to 0 (grey). Muted ones leave shape to tell categories apart.
+        evenness: how far every cut-out's mean brightness is drawn to one mid-tone, 0 (not at all) to 1.
         clutter: largest number of other small objects.
         photo_contrast: contrast of photographic backgrounds, 0 (their mean colour) to 1 (as they are).
         neutral: one neutral room behind every category, instead of the background family that goes with it.
@@ -54,6 +56,8 @@ class DemoVariant:
     squeeze: float = 0.1
     outside: float = 0.0
     gain: float = 0.15
+    saturation: float = 1.0
+    evenness: float = 0.0
     clutter: int = 1
     photo_contrast: float = 0.4
     neutral: bool = False
@@ -63,13 +67,15 @@ class DemoVariant:
 
 DEMO = DemoVariant(
     name="demo",
-    categories=("chair", "sofa", "table", "lamp", "cabinet", "plant", "tree", "animal", "car", "person"),
+    categories=("car", "person", "plant", "window", "bed", "chair"),
     side_px=96,
-    num_train=2500,
+    num_train=2000,
     num_validation=300,
-    object_scale=(0.5, 0.75),
+    object_scale=(0.7, 0.95),
     rotation_deg=8.0,
     gain=0.1,
+    saturation=0.3,
+    evenness=0.85,
     clutter=0,
     neutral=True,
     wall_tone=0.02,
