@@ -39,7 +39,7 @@ class FeatureRows:
         """Return each file's sum of squared entries."""
         return [float(np.einsum("nc,nc->", rows, rows, dtype=np.float64)) for rows in self._on_grid(exponent)]
 
-    def take(self, exponent: int, numbers: Sequence[Integer[np.ndarray, " m"]]) -> list[Float32[np.ndarray, "m C"]]:
+    def take(self, exponent: int, numbers: Sequence[Integer[np.ndarray, " _"]]) -> list[Float32[np.ndarray, "_ C"]]:
         """Return the rows of these numbers within each file."""
         return [rows[chosen] for rows, chosen in zip(self._on_grid(exponent), numbers, strict=True)]
 

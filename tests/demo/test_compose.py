@@ -9,12 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luss_ray.demo import assets, compose
-from luss_ray.demo.compose import category_of, scene
+from luss_ray.demo.compose import MID_TONE, category_of, scene
 from luss_ray.demo.variants import DEMO, DEMO_HARD, VARIANTS, DemoVariant
 from luss_ray.imagenet_s.masks import IGNORE, OTHER
 
 SMALL = replace(DEMO_HARD, side_px=64)
-STILL = replace(DEMO, clutter=0, gain=0.0, light_slope=0.0, wall_tone=0.0, rotation_deg=0.0, squeeze=0.0, outside=0.0)
+STILL = replace(
+    DEMO,
+    clutter=0,
+    gain=0.0,
+    light_slope=0.0,
+    wall_tone=0.0,
+    rotation_deg=0.0,
+    squeeze=0.0,
+    outside=0.0,
+    saturation=1.0,
+    evenness=0.0,
+)
 MAGENTA = np.array((240, 0, 240))
 
 
@@ -89,6 +100,14 @@ def test_the_mask_is_exact(index: int):
     assert ignored.any() and near[ignored].all()
     touching = cv2.dilate(inside.astype(np.uint8), np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)) > 0
     assert (touching & (mask == OTHER)).sum() <= 0.05 * ignored.sum()
+
+
+@pytest.mark.usefixtures("disc")
+def test_muted_objects_are_grey_mid_tones():
+    image, mask = scene(0, "train", 0, replace(STILL, saturation=0.0, evenness=1.0))
+    inside = image[mask == category_of(0, STILL)].astype(int)
+    assert np.abs(inside - inside.mean(1, keepdims=True)).max() < 16  # the scene's noise
+    assert abs(inside.mean() - MID_TONE) < 4
 
 
 @pytest.mark.usefixtures("disc")
