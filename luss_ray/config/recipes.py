@@ -65,8 +65,8 @@ def demo() -> Recipe:
             frozen_prototype_steps=0,
         ),
         attention=Attention(
-            optimisation=Optimisation(epochs=2, batch_size=32, lr=30.0, final_lr=0.03),
-            crops=crops,
+            optimisation=Optimisation(epochs=4, batch_size=32, lr=30.0, final_lr=0.03),
+            crops=replace(crops, global_scale=(0.15, 1.0)),
             queue=Queue(length=0),
         ),
         clustering=Clustering(crop_px=64, num_restarts=10),
