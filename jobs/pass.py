@@ -68,7 +68,7 @@ def parse(arguments: list[str]) -> tuple[Options, Recipe]:
 
     return parsed(
         lambda: tyro.cli(
-            tyro.conf.configure(tyro.conf.SuppressFixed)(both),
+            tyro.conf.configure(tyro.conf.SuppressFixed, tyro.conf.EnumChoicesFromValues)(both),
             args=arguments[named:],
             prog=f"pass.py {default.recipe_name}",
             description=f"{__doc__} Recipes: {', '.join(RECIPES)}.",

@@ -6,3 +6,13 @@ import os
 # workers that may not write bytecode compile torch anew each time they start.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Ray's workers inherit these. glibc returns large blocks to the system when they are freed, so a training step on a CPU
+# spends a good part of its time on having the same memory cleared again; so it keeps them.
+for _name, _value in {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -7,7 +7,7 @@ import pytest
 
 import luss_ray  # noqa: F401  first of all, since it sets what Ray reads on import
 
-pytest_plugins = ["fixtures_ray", "fixtures_run", "fixtures_s3", "fixtures_shards"]
+pytest_plugins = ["fixtures_ray", "fixtures_run", "fixtures_s3", "fixtures_shards", "fixtures_imagenet"]
 
 
 @pytest.fixture(scope="session")

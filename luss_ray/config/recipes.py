@@ -48,19 +48,19 @@ def imagenet_s_919() -> Recipe:
 
 def demo() -> Recipe:
     """Return settings for the embedded scenes that learn to tell objects apart within minutes on two cores."""
-    mild = ColourSpec(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, grey_p=0.1, blur_p=0.0)
-    crops = Crops(global_px=48, global_scale=(0.4, 1.0), colour=mild)
+    mild = ColourSpec(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0, grey_p=0.1, blur_p=0.0)
+    crops = Crops(global_px=40, global_scale=(0.4, 1.0), colour=mild)
     return Recipe(
         recipe_name="demo",
         demo_dataset="demo",
         shorter_side_px=64,
         backbone=Backbone(
-            name=BackboneName.TINY, widths=(16, 32, 48, 32), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)
+            name=BackboneName.TINY, widths=(8, 32, 48, 16), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)
         ),
-        prototypes=Prototypes(num=64, hidden=128, embedding_dim=64),
+        prototypes=Prototypes(num=64, hidden=64, embedding_dim=64),
         pretrain=Pretrain(
-            optimisation=Optimisation(epochs=30, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
-            crops=replace(crops, num_local=2, local_px=32, local_scale=(0.15, 0.4)),
+            optimisation=Optimisation(epochs=24, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
+            crops=replace(crops, num_local=2, local_px=24, local_scale=(0.15, 0.4)),
             queue=Queue(length=0),
             frozen_prototype_steps=0,
         ),
@@ -71,7 +71,7 @@ def demo() -> Recipe:
         ),
         clustering=Clustering(crop_px=64, num_restarts=10),
         finetune=Finetune(
-            optimisation=Optimisation(epochs=3, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
+            optimisation=Optimisation(epochs=2, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
             crop_px=64,
             scale=(0.4, 1.0),
         ),

@@ -1,7 +1,9 @@
 """How every program of this project ends: 0 done, 1 found something broken, 2 the user's mistake in one line."""
 
 import contextlib
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -10,14 +12,16 @@ from typing import NoReturn, TypeVar
 from luss_ray.core.errors import UserError
 
 _Parsed = TypeVar("_Parsed")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FRAME = re.compile(r"[│╭╮╰╯─├┤]+")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's main function and exit with its code.
 
-    A `UserError` becomes one line `error: …` on stderr and exit code 2; an interrupt becomes 130. Anything else is a
-    bug and keeps its traceback. (tyro ends with code 2 by itself when it can't read the command line.)
+    A `UserError` or a full disk becomes one line `error: …` on stderr and exit code 2; an interrupt becomes 130.
+    Anything else is a bug and keeps its traceback. (tyro ends with code 2 by itself when it can't read the command
+    line.)
 
     Args:
         main: does the work; returns the exit code, None = 0.
@@ -27,6 +31,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        code = 2
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        print(f"error: cannot write {error.filename or 'a file'}: {os.strerror(error.errno).lower()}", file=sys.stderr)  # noqa: T201
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201

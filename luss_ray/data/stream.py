@@ -25,7 +25,7 @@ from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
 _STEPS_PER_TASK = 8
-_SCHEDULING_REST_S = 0.02
+_SCHEDULING_REST_S = 0.1
 _REPLACEMENT_STRIDE = 7919
 _MAX_REPLACEMENTS = 100
 

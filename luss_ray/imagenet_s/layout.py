@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,44 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 _MASK_FOLDERS = {"train-semi": "train-semi-segmentation", "validation": "validation-segmentation"}
 _SPLITS = ("train", "train-semi", "validation", "test")
 _CATEGORIES = "categories.txt"
+HEAD_BYTES = 64 * 1024
+"""Enough of an image file to tell its size."""
+
+
+class Files(Protocol):
+    """Files by name; picklable, so that they are read where they are packed."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content; OSError or UserError if it can't be read."""
+        ...
+
+    def head(self, name: str) -> bytes:
+        """Return the first 64 KiB of a file."""
+        ...
+
+    def describe(self, name: str) -> str:
+        """Return where a file is, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files by their path below a local folder."""
+
+    root: Path
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        return (self.root / name).read_bytes()
+
+    def head(self, name: str) -> bytes:
+        """Return the first 64 KiB of a file."""
+        with (self.root / name).open("rb") as file:
+            return file.read(HEAD_BYTES)
+
+    def describe(self, name: str) -> str:
+        """Return the file's path."""
+        return str(self.root / name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +61,9 @@ class SourceSplit:
     name: str
     """`train`, `train-semi`, `validation` or `test`."""
     images: list[str]
-    """Paths below the source folder."""
+    """Names of the images among the source's files."""
     masks: list[str]
-    """Paths of the masks; empty text where an image has none."""
+    """Names of the masks among its mask files; empty text where an image has none."""
     keys: list[str]
     """Unique within the split: `<class>/<file stem>`, dots in the stem replaced by `_`."""
     class_ids: np.ndarray
@@ -35,16 +74,22 @@ class SourceSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A folder of images, ready to be packed."""
+    """Images ready to be packed."""
 
-    root: Path
-    """The folder."""
+    name: str
+    """Name for the dataset and for messages."""
+    files: Files
+    """Where the images are."""
+    mask_files: Files
+    """Where their masks are."""
     categories: tuple[str, ...]
     """Category names; place i is category id i + 1."""
     splits: tuple[SourceSplit, ...]
-    """The splits that have images; `train` is the first."""
-    num_ignored: int
+    """The splits that have images."""
+    num_ignored: int = 0
     """Files that are no images by their name."""
+    every_category: bool = True
+    """Whether every category must have an image in `train`; a part of a dataset need not."""
 
     @property
     def num_images(self) -> int:
@@ -80,7 +125,7 @@ def _find_plain(root: Path) -> Source:
     split = _split("train", "", files, {}, {})
     if not split.images:
         raise UserError(f"no images in {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return Source(root=root, categories=(), splits=(split,), num_ignored=num_ignored)
+    return _source(root, (), (split,), num_ignored)
 
 
 def _find_layout(root: Path) -> Source:
@@ -101,7 +146,14 @@ def _find_layout(root: Path) -> Source:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"category {categories[missing[0] - 1]}{more} has no images in {root / 'train'}")
-    return Source(root=root, categories=categories, splits=tuple(splits), num_ignored=num_ignored)
+    return _source(root, categories, tuple(splits), num_ignored)
+
+
+def _source(root: Path, categories: tuple[str, ...], splits: tuple[SourceSplit, ...], num_ignored: int) -> Source:
+    files, name = FolderFiles(root), root.resolve().name
+    return Source(
+        name=name, files=files, mask_files=files, categories=categories, splits=splits, num_ignored=num_ignored
+    )
 
 
 def _categories(root: Path) -> tuple[str, ...]:
@@ -145,7 +197,7 @@ def _split(
         name=name,
         images=[path for path, _ in files],
         masks=[path for path, _ in paired],
-        keys=_unique_keys(stems),
+        keys=unique_keys(stems),
         class_ids=np.array([ids.get(stem.partition("/")[0], 0) if "/" in stem else 0 for stem in stems], np.int32),
         sizes=np.array([size + mask[1] for (_, size), mask in zip(files, paired, strict=True)], np.int64),
     )
@@ -156,7 +208,7 @@ def _stem(path: str, folder: str) -> str:
     return path.removeprefix(folder).rpartition(".")[0]
 
 
-def _unique_keys(stems: list[str]) -> list[str]:
+def unique_keys(stems: list[str]) -> list[str]:
     """Return keys for WebDataset, whose readers end a key at the first dot of the file name."""
     keys, seen = [], set()
     for stem in stems:

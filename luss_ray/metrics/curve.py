@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
-from scipy.sparse import csr_array
 
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.boundaries import border_band, boundary_mask, boundary_width_px, window_extremes
-from luss_ray.metrics.curve_totals import CLASS, EVENT, ImageCurve, Slots
-from luss_ray.metrics.matching import hungarian, matching_total
+from luss_ray.metrics.curve_totals import CLASS, EVENT, Cooccurrence, ImageCurve, Slots
+from luss_ray.metrics.image_store import ImageStore, from_arrays, to_arrays
+from luss_ray.metrics.matching import MatchingCounts, match_by_images, matching_total
 from luss_ray.metrics.scores import Scores
-from luss_ray.metrics.segmentation import mask_rows
+from luss_ray.metrics.segmentation import SegmentationCounts, mask_rows
 
 PUBLISHED_THRESHOLDS = tuple((np.arange(81) / 100).tolist())
 """0.00 .. 0.80 in steps of 0.01."""
@@ -42,12 +42,13 @@ class Curve:
 
 @dataclass
 class ThresholdCurve:
-    """Sparse counts of label maps against masks, enough to score every threshold; `+` merges workers' counts.
+    """Sparse counts of label maps against masks, enough to score every threshold; `+=` merges workers' counts.
 
     A pixel is other at threshold t when its attention is below t, strictly, in float32. As t rises a pixel goes from
     its label to other once, so its part in every threshold's counts is an interval of thresholds; so is the time
     that it spends on a boundary. Each image leaves the interval ends, summed by (category, cluster), behind: some
-    20 KB of a 500x375 photograph with a dozen clusters, 50 KB with boundaries.
+    20 KB of a 500x375 photograph with a dozen clusters, 50 KB with boundaries. They go to temporary files, so
+    memory doesn't grow with the number of images.
 
     Args:
         num_categories: N.
@@ -63,7 +64,7 @@ class ThresholdCurve:
     num_clusters: int | None = None
     thresholds: tuple[float, ...] = PUBLISHED_THRESHOLDS
     boundary: bool = True
-    images: list[ImageCurve] = field(default_factory=list, repr=False)
+    images: ImageStore = field(default_factory=ImageStore, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < len(self.thresholds) < 255 or any(np.diff(self.thresholds) <= 0):
@@ -104,7 +105,7 @@ class ThresholdCurve:
         events = np.zeros(len(row), EVENT)
         events["row"], events["kind"], events["cluster"], events["at"] = row, kind, clusters[cluster], at
         events["delta"] = table[row, kind, cluster, at]
-        self.images.append(ImageCurve(classes, events, attention is not None))
+        self.images.extend([ImageCurve(classes, events, attention is not None)])
 
     def _lifetimes(
         self, labels: Integer[np.ndarray, "H W"], attention: Float[np.ndarray, "H W"] | None
@@ -147,67 +148,68 @@ class ThresholdCurve:
             table += count(kind, columns, starts, lifetimes) + count(kind, 0, lifetimes, ends)
         return clusters, table.reshape(shape)[:-1, ..., :-1]
 
-    def __add__(self, other: "ThresholdCurve") -> "ThresholdCurve":
+    def __iadd__(self, other: "ThresholdCurve") -> "ThresholdCurve":
         assert self._key() == other._key()
-        return ThresholdCurve(*self._key(), images=self.images + other.images)
+        self.images.extend(other.images)
+        return self
 
     def _key(self) -> tuple[int, int | None, tuple[float, ...], bool]:
         return self.num_categories, self.num_clusters, self.thresholds, self.boundary
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the counted images as arrays for `numpy.savez`; the settings aren't in them."""
-        empty = [ImageCurve(np.zeros(0, CLASS), np.zeros(0, EVENT), True)]
-        return {
-            "classes": np.concatenate([image.classes for image in empty + self.images]),
-            "events": np.concatenate([image.events for image in empty + self.images]),
-            "num_classes": np.array([len(image.classes) for image in self.images], np.int64),
-            "num_events": np.array([len(image.events) for image in self.images], np.int64),
-            "has_attention": np.array([image.has_attention for image in self.images], bool),
-        }
+        return to_arrays(self.images)
 
     def add_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """Add the images that `to_arrays` of a curve with the same settings gave."""
-        classes = np.split(arrays["classes"], np.cumsum(arrays["num_classes"])[:-1])
-        events = np.split(arrays["events"], np.cumsum(arrays["num_events"])[:-1])
-        if len(arrays["has_attention"]):
-            self.images += map(ImageCurve, classes, events, arrays["has_attention"].tolist())
+        self.images.extend(from_arrays(arrays))
 
     def compute(
         self,
         *,
-        match: Callable[[Integer[np.ndarray, "C N"]], Int64[np.ndarray, " clusters"]] = hungarian,
+        match: Callable[[MatchingCounts], Int64[np.ndarray, " clusters"]] = match_by_images,
         mappings: Integer[np.ndarray, "T clusters"] | None = None,
     ) -> Curve:
         """Return scores and matching at every threshold.
 
         Args:
-            match: image-level co-occurrence -> mapping; clusters mapped to 0 count as other.
+            match: what cluster met what category -> mapping; clusters mapped to 0 count as other.
             mappings: score with these instead of matching at each threshold.
 
         Raises:
             UserError: no image was counted.
         """
-        if not self.images:
+        if not len(self.images):
             raise UserError("no image was evaluated: check that the split has masks and that label maps exist for it")
-        slots = Slots(self.images, self.num_categories, self._clusters, self.boundary)
-        scores, chosen, totals = [], [], []
-        for level, counts in enumerate(self._cooccurrences(slots)):
+        chosen, totals = [], []
+        for level, met in enumerate(self._cooccurrences()):
+            counts = met.counts()
             mapping = match(counts) if mappings is None else np.asarray(mappings[level], np.int64)
-            scores.append(slots.scores(mapping))
             chosen.append(mapping)
-            totals.append(matching_total(counts, mapping))
+            totals.append(matching_total(counts.images, mapping))
+        scored = [SegmentationCounts(self.num_categories, self.boundary) for _ in self.thresholds]
+        for slots in self._slots():
+            for level, mapping in enumerate(chosen):
+                slots.advance(level)
+                scored[level] = scored[level] + slots.counts(mapping)
+        scores = [counts.compute() for counts in scored]
         return Curve(np.array(self.thresholds), scores, np.stack(chosen), np.array(totals, np.int64))
 
-    def _cooccurrences(self, slots: Slots) -> Iterator[Int64[np.ndarray, "C N"]]:
-        """Move the slots through the thresholds; at each give the image-level co-occurrence of cluster and category."""
-        with_attention = np.array([image.has_attention for image in self.images])
-        truth = csr_array(slots.truth_present()[:, 1:].astype(np.int64))
-        for level, threshold in enumerate(self._levels):
-            slots.advance(level)
-            image, cluster = slots.present_clusters(with_attention | bool(threshold <= 0))
-            shape = (len(self.images), self._clusters + 1)
-            predicted = csr_array((np.ones(len(image), np.int64), (image, cluster)), shape=shape)
-            yield (predicted.T @ truth).toarray()[1:]
+    def _cooccurrences(self) -> list[Cooccurrence]:
+        """Return what cluster met what category at each threshold."""
+        met: list[Cooccurrence] = []
+        for slots in self._slots():
+            here = []
+            for level, threshold in enumerate(self._levels):
+                slots.advance(level)
+                here.append(slots.cooccurrence(all_images=bool(threshold <= 0)))
+            met = [a.plus(b) for a, b in zip(met, here, strict=True)] if met else here
+        return met
+
+    def _slots(self) -> Iterator[Slots]:
+        """Return the counts of all images, a block of them at a time, each before the first threshold."""
+        for block in self.images.blocks():
+            yield Slots(block, self.num_categories, self._clusters, self.boundary)
 
 
 def _boundary_times(

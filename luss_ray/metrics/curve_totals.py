@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
+from scipy.sparse import coo_array, csr_array
 
+from luss_ray.metrics.matching import MatchingCounts
 from luss_ray.metrics.scores import (
     BOTH,
     BOUNDARY,
@@ -12,13 +14,11 @@ from luss_ray.metrics.scores import (
     PREDICTED,
     REGION,
     TRUTH,
-    Scores,
-    empty_counts,
     f_measures,
     f_units,
-    scores_from_counts,
     size_members,
 )
+from luss_ray.metrics.segmentation import SegmentationCounts
 
 CLASS = np.dtype([("category", "<u2"), ("pixels", "<i4"), ("boundary_pixels", "<i4")])
 """One ground-truth class of an image."""
@@ -33,6 +33,24 @@ class ImageCurve(NamedTuple):
     classes: Shaped[np.ndarray, " G"]
     events: Shaped[np.ndarray, " E"]
     has_attention: bool
+
+
+class Cooccurrence(NamedTuple):
+    """How often each cluster (0 first) meets each category (other first); sums of two are those of all their images."""
+
+    images: csr_array
+    pixels: csr_array
+
+    def plus(self, other: "Cooccurrence") -> "Cooccurrence":
+        """Return the sum."""
+        return Cooccurrence(self.images + other.images, self.pixels + other.pixels)
+
+    def counts(self) -> MatchingCounts:
+        """Return them without other on either side."""
+        images, pixels = (np.asarray(counts.todense())[1:, 1:] for counts in self)
+        total = MatchingCounts(*images.shape)
+        total.images, total.pixels = images, pixels
+        return total
 
 
 class Slots:
@@ -54,6 +72,10 @@ class Slots:
         self._row_pixels = np.stack([classes["pixels"], classes["boundary_pixels"]]).astype(np.int64)
         members = [size_members(image.classes["category"], image.classes["pixels"]) for image in images]
         self._members = np.concatenate(members, axis=1)
+        self._has_attention = np.array([image.has_attention for image in images])
+        truth = (self._row_image, self._row_category)
+        self._truth = _sparse(np.ones(len(classes), np.int64), truth, (len(images), num_categories + 1))
+        self._num_labels = num_clusters + 1
         self._index_events(images, np.cumsum(sizes) - sizes, num_clusters + 1)
 
     def _index_events(self, images: list[ImageCurve], first_rows: Integer[np.ndarray, " I"], num_labels: int) -> None:
@@ -77,25 +99,27 @@ class Slots:
         now = slice(self._event_starts[level], self._event_starts[level + 1])
         self._pixels[self._event_slots[now]] += self._event_deltas[now]
 
-    def truth_present(self) -> Bool[np.ndarray, "I categories"]:
-        """Return which categories are in which image's mask, other first."""
-        present = np.zeros((self._num_images, self._num_categories + 1), bool)
-        present[self._row_image, self._row_category] = True
-        return present
+    def cooccurrence(self, *, all_images: bool) -> Cooccurrence:
+        """Return how often each cluster and category meet at this threshold.
 
-    def present_clusters(
-        self, images: Bool[np.ndarray, " I"]
-    ) -> tuple[Integer[np.ndarray, " pairs"], Integer[np.ndarray, " pairs"]]:
-        """Return (image, cluster) pairs that exist at this threshold in the chosen images."""
-        present = (self._pair_pixels() > 0) & images[self._pair_image]
-        return self._pair_image[present], self._pair_cluster[present]
+        Args:
+            all_images: whether images without attention count too; else they are all other.
+        """
+        seen = self._has_attention | all_images
+        present = (self._pair_pixels() > 0) & seen[self._pair_image]
+        pairs = (self._pair_image[present], self._pair_cluster[present])
+        predicted = _sparse(np.ones(len(pairs[0]), np.int64), pairs, (self._num_images, self._num_labels))
+        images = predicted.T.tocsr() @ self._truth
+        region = (self._kind == 0) & seen[self._row_image[self._row]]
+        meetings = (self._cluster[region], self._row_category[self._row[region]])
+        return Cooccurrence(images, _sparse(self._pixels[region], meetings, images.shape))
 
     def _pair_pixels(self) -> Int64[np.ndarray, " pairs"]:
         region = self._kind == 0
         return _sums(self._pair_of_slot[region], self._pixels[region], len(self._pair_image))
 
-    def scores(self, mapping: Integer[np.ndarray, " clusters"]) -> Scores:
-        """Return the scores at this threshold.
+    def counts(self, mapping: Integer[np.ndarray, " clusters"]) -> SegmentationCounts:
+        """Return the counts at this threshold.
 
         Args:
             mapping: cluster -> category; clusters mapped to 0 are other.
@@ -103,7 +127,8 @@ class Slots:
         category, truth = mapping[self._cluster], self._row_category[self._row]
         region = (self._kind == 0) & (category > 0)
         foreground = region & (truth > 0)
-        counts = empty_counts(self._num_categories)
+        total = SegmentationCounts(self._num_categories, self._boundary)
+        counts = total.counts
         self._add(counts[REGION], region, region & (category == truth), category)
         self._complete_other(counts[REGION], region & (truth == 0))
         if self._boundary:
@@ -111,13 +136,10 @@ class Slots:
             self._add(counts[BOUNDARY], self._kind > 0, hit, category)
         for kind, pixels in zip(counts[:, TRUTH], self._row_pixels, strict=True):
             self._sum_parts(kind, self._row_category, pixels, self._members)
-        return scores_from_counts(
-            counts,
-            num_images=self._num_images,
-            num_correct=self._num_correct(mapping),
-            f_units=self._f_units(foreground, region),
-            boundary=self._boundary,
-        )
+        total.num_images = self._num_images
+        total.num_correct = self._num_correct(mapping)
+        total.f_units = self._f_units(foreground, region)
+        return total
 
     def _sum_parts(
         self,
@@ -169,6 +191,10 @@ class Slots:
         winner = columns - 1 - best % columns
         real = np.isin(np.arange(self._num_images) * columns + winner, self._row_image * columns + self._row_category)
         return int((real & (best >= 0)).sum())
+
+
+def _sparse(values: Int64[np.ndarray, " n"], where: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> csr_array:
+    return csr_array(coo_array((values, where), shape=shape))
 
 
 def _sums(index: Integer[np.ndarray, " n"], values: Integer[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " size"]:

@@ -1,12 +1,14 @@
 """The dataset of a run: shards at a URI, a folder of images that is packed on the spot, or the embedded demo."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from luss_ray.config.recipe import Recipe, digest
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress, done_line
 from luss_ray.demo.build import build
+from luss_ray.demo.variants import VARIANTS
 from luss_ray.imagenet_s.layout import find_images
 from luss_ray.storage.dataset import MANIFEST, ShardedDataset
 from luss_ray.storage.pack import pack
@@ -41,14 +43,15 @@ def _demo(recipe: Recipe, storage: Location) -> ShardedDataset:
         raise UserError(
             f"{recipe.recipe_name} has no data of its own: give --data URI of a dataset made by shards/build.py"
         )
-    location = storage / "datasets" / recipe.demo_dataset
+    variant = VARIANTS[recipe.demo_dataset]
+    location = storage / "datasets" / f"{variant.name}-{digest(asdict(variant))[:8]}"
     if location.exists(MANIFEST):
         return ShardedDataset.open(location)
     location.check_writable()
     with tempfile.TemporaryDirectory(prefix="luss-ray-demo-") as folder:
         with StageProgress("composing scenes", 1, "scenes") as progress:
-            build(Path(folder), variant=recipe.demo_dataset, progress=progress.update_total)
-        _pack(Path(folder), location, recipe.demo_dataset, PackSettings(images_per_shard=_DEMO_IMAGES_PER_SHARD))
+            build(Path(folder), variant=variant, progress=progress.update_total)
+        _pack(Path(folder), location, variant.name, PackSettings(images_per_shard=_DEMO_IMAGES_PER_SHARD))
     return ShardedDataset.open(location)
 
 

@@ -1,12 +1,17 @@
-"""Scores predictions against the validation masks: match clusters to categories, then count; one Ray task a shard."""
+"""Scores predictions in shards against the masks of their split: counted once, over the cluster, then matched."""
 
+import pickle
 from typing import Any
 
 import numpy as np
 import ray
+import ray.data
+from ray.data import DataContext
 
+from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
-from luss_ray.metrics.matching import MatchingCounts, match_by_images, matching_total
+from luss_ray.imagenet_s.label_files import MISSING, LabelledImage
+from luss_ray.metrics.evaluation import Question, Tally
 from luss_ray.metrics.scores import Scores
 from luss_ray.metrics.segmentation import SegmentationCounts
 from luss_ray.stages.run import Finished, Run
@@ -17,22 +22,35 @@ from luss_ray.storage.uri import Location
 METRICS = "metrics.json"
 
 
-def count_cooccurrence(predictions: LabelShards, shard: int, num_categories: int, num_clusters: int) -> MatchingCounts:
-    """Return how often each cluster and category are seen in one image of a shard."""
-    counts = MatchingCounts(num_clusters=num_clusters, num_categories=num_categories)
-    for _, prediction, mask in _pairs(predictions, shard):
-        counts.update(prediction, mask)
-    return counts
+def count_shard(predictions: LabelShards, shard: int, question: Question) -> Tally:
+    """Return the counts of one shard; samples without a mask are left out, a missing prediction is all other."""
+    tally, split = question.tally(), predictions.split
+    rows = split.shard_rows(shard)
+    for row, label, mask in zip(rows.tolist(), predictions.read(rows), split.read_masks(rows), strict=True):
+        if mask is not None:
+            if label is None:
+                tally.findings.add(MISSING, split.key(row))
+            ids = masks.decode(label) if label else None
+            tally.add(LabelledImage(name=split.key(row), prediction=ids, mask=masks.decode(mask)))
+    return tally
 
 
-def count_segmentation(
-    predictions: LabelShards, shard: int, num_categories: int, mapping: np.ndarray
-) -> SegmentationCounts:
-    """Return the counts of a shard's predictions after matching."""
-    counts = SegmentationCounts(num_categories)
-    for _, prediction, mask in _pairs(predictions, shard):
-        counts.update(prediction, mask, mapping=mapping)
-    return counts
+def score_shards(predictions: LabelShards, question: Question) -> Tally:
+    """Return the counts of a whole split's predictions, its shards spread over the cluster by Ray Data."""
+    shared = ray.put(predictions)
+
+    def count(row: dict[str, Any]) -> dict[str, Any]:
+        return {"tally": pickle.dumps(count_shard(ray.get(shared), row["shard"], question))}
+
+    DataContext.get_current().enable_progress_bars = False
+    shards = range(len(predictions.split.shards))
+    rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    total = question.tally()
+    with StageProgress("evaluation", len(shards), "shards") as progress:
+        for done, row in enumerate(rows.map(count, num_cpus=1).iter_rows(), 1):
+            total += pickle.loads(row["tally"])
+            progress.update(done)
+    return total
 
 
 def count_baselines(split: Split, shard: int, num_categories: int) -> dict[str, SegmentationCounts]:
@@ -52,23 +70,17 @@ def evaluate(run: Run, prefix: str, predictions: Finished) -> Finished:
     split = run.data.split("validation")
     num_categories = len(run.data.categories)
 
+    question = Question(num_categories=num_categories, num_clusters=run.num_clusters)
+
     def work(folder: Location, inputs: str) -> dict[str, Any]:
-        shards = range(len(split.shards))
-        predicted = ray.put(LabelShards(predictions.folder, split))
-        matching, segmentation = ray.remote(count_cooccurrence), ray.remote(count_segmentation)
-        seen = MatchingCounts(num_clusters=run.num_clusters, num_categories=num_categories)
-        for counts in ray.get([matching.remote(predicted, n, num_categories, run.num_clusters) for n in shards]):
-            seen = seen + counts
-        mapping = match_by_images(seen)
-        total = SegmentationCounts(num_categories)
-        for counts in ray.get([segmentation.remote(predicted, n, num_categories, mapping) for n in shards]):
-            total = total + counts
+        evaluation = score_shards(LabelShards(predictions.folder, split), question).evaluation()
+        assert evaluation.mapping is not None
         folder.write_json(
             METRICS,
             {
-                "scores": total.compute().to_json(),
-                "matching": mapping.tolist(),
-                "matching_total": matching_total(seen.images, mapping),
+                "scores": evaluation.scores.to_json(),
+                "matching": evaluation.mapping.tolist(),
+                "matching_total": evaluation.matching_total,
                 "protocol": "image-level one-to-one matching on validation",
             },
         )
@@ -96,12 +108,3 @@ def score_baselines(run: Run) -> Finished:
 def read_scores(evaluation: Finished) -> Scores:
     """Return the scores of a finished evaluation."""
     return Scores.from_json((evaluation.folder / METRICS).read_json()["scores"])
-
-
-def _pairs(predictions: LabelShards, shard: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return (row, prediction, mask) of the samples of a shard that have a mask; a missing prediction is all other."""
-    split = predictions.split
-    rows = split.shard_rows(shard)
-    encoded = zip(rows.tolist(), predictions.read(rows), split.read_masks(rows), strict=True)
-    pairs = [(row, label, masks.decode(mask)) for row, label, mask in encoded if mask is not None]
-    return [(row, masks.decode(label) if label else np.zeros_like(mask), mask) for row, label, mask in pairs]

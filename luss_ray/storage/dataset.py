@@ -18,7 +18,8 @@ from luss_ray.storage.uri import Location
 
 FORMAT = 1
 MANIFEST, INDEX = "manifest.json", "index.parquet"
-SPLITS = ("train", "train-semi", "validation", "test")
+SPLITS = ("train", "train-semi", "validation", "test", "train-full")
+"""Names that splits may have; `train-full` is all of ImageNet where `train` is a subset's part of it."""
 INDEX_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -58,6 +59,9 @@ class Manifest:
     """Settings of the packing."""
     quarantined: Sequence[Mapping[str, str]] = ()
     """`file` and `reason` of each source image that was left out."""
+    base: str = ""
+    """Folder above the dataset's that the shards' names start from: "" = its own, ".." = the one around it, which
+    several datasets with the same shards share."""
     format: int = FORMAT
     """Version of this layout."""
 
@@ -68,6 +72,10 @@ class Manifest:
             raise UserError(f"{uri} is not the manifest of a sharded dataset")
         if value["format"] != FORMAT:
             raise UserError(f"{uri} has format {value['format']}, this version reads {FORMAT}: pack the images again")
+        if value.get("base", "") not in ("", ".."):
+            raise UserError(
+                f"{uri} has shards at {value['base']!r}, which is neither its own folder nor the one around it"
+            )
         return cls(**{**value, "categories": tuple(value["categories"])})
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +119,11 @@ class ShardedDataset:
         return self.manifest.categories
 
     @property
+    def shards_at(self) -> Location:
+        """The location below which the shards lie."""
+        return self.location.parent if self.manifest.base else self.location
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have images."""
         return tuple(name for name in SPLITS if self.manifest.splits.get(name, {}).get("images"))
@@ -123,7 +136,7 @@ class ShardedDataset:
         """
         if name not in self.splits:
             raise UserError(f"{self.location.uri} has no split {name!r}; it has {', '.join(self.splits)}")
-        return _split(self.location, self.digest, self.manifest.index_sha256, name)
+        return _split(self.location, self.shards_at, self.digest, self.manifest.index_sha256, name)
 
     def __reduce__(self) -> tuple:
         return _reopen, (self.location, self.digest)
@@ -135,8 +148,8 @@ class Split:
     Columns are arrays with one entry a row. Pickled by name and digest: each process reads the index once.
     """
 
-    def __init__(self, location: Location, digest: str, name: str, table: pa.Table) -> None:
-        self.location, self.digest, self.name = location, digest, name
+    def __init__(self, location: Location, shards_at: Location, digest: str, name: str, table: pa.Table) -> None:
+        self.location, self.shards_at, self.digest, self.name = location, shards_at, digest, name
         shards = table["shard"].combine_chunks().dictionary_encode()
         self.shards: list[str] = shards.dictionary.to_pylist()
         self.shard_ids: np.ndarray = shards.indices.to_numpy()
@@ -170,7 +183,7 @@ class Split:
 
     def shard_uri(self, row: int) -> str:
         """Return the URI of the shard that holds a sample."""
-        return self.location.child(self.shards[self.shard_ids[row]]).uri
+        return self.shards_at.child(self.shards[self.shard_ids[row]]).uri
 
     def read_images(self, rows: Rows) -> list[bytes]:
         """Return the encoded image of each row.
@@ -194,7 +207,7 @@ class Split:
     def _read(self, rows: Rows, offsets: np.ndarray, sizes: np.ndarray) -> list[bytes | BadSampleError | None]:
         rows = np.asarray(rows, np.int64)
         return read_members(
-            self.location,
+            self.shards_at,
             shards=self.shards,
             shard_ids=self.shard_ids[rows],
             offsets=offsets[rows],
@@ -228,9 +241,14 @@ def _reopen_split(location: Location, digest: str, name: str) -> Split:
 
 
 @functools.lru_cache(maxsize=8)
-def _split(location: Location, digest: str, index_sha256: str, name: str) -> Split:
-    data = location.read(INDEX)
+def _split(location: Location, shards_at: Location, digest: str, index_sha256: str, name: str) -> Split:
+    try:
+        data = location.read(INDEX)
+    except FileNotFoundError:
+        raise UserError(
+            f"{location.child(INDEX).uri} is missing, its manifest is there: pack the images again"
+        ) from None
     if hashlib.sha256(data).hexdigest() != index_sha256:
         raise UserError(f"{location.child(INDEX).uri} is not the index its manifest speaks of: pack the images again")
     table = pq.read_table(pa.BufferReader(data), schema=INDEX_SCHEMA, filters=pc.field("split") == name)
-    return Split(location, digest, name, table)
+    return Split(location, shards_at, digest, name, table)

@@ -1,13 +1,13 @@
 """Packing a folder of images into a sharded dataset: resumable, exactly once, in memory of a few shards."""
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,24 @@ from luss_ray.storage.tar import write_tar
 from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
 
 _PLAN = "packing/plan.json"
-_NUM_PUBLISHERS = 2
+_NUM_SHARDS_AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """Index rows of a published shard; its digest and what was left out are in the table's metadata."""
+
+    name: str
+    rows: pa.Table
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Counts `samples` and `bytes`, the `sha256`, and what was `quarantined`."""
+        return json.loads((self.rows.schema.metadata or {})[b"about"])
+
+
+Spread = Callable[[Callable[[PlannedShard], ShardResult], Sequence[PlannedShard]], Generator[ShardResult, None, None]]
+"""Does the work on each shard, anywhere, and yields the results in the shards' order."""
 
 
 def pack(
@@ -33,6 +50,7 @@ def pack(
     *,
     name: str | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
+    spread: Spread | None = None,
 ) -> Manifest:
     """Pack a folder and return the manifest of the dataset.
 
@@ -45,6 +63,7 @@ def pack(
         settings: how.
         name: the dataset's name; the folder's name if None.
         on_progress: is told how many samples are done.
+        spread: does the shards' work; here, in threads, if None.
 
     Raises:
         UserError: a mask that does not fit its image, too many bad images, another dataset in the way, a target that
@@ -58,8 +77,8 @@ def pack(
     check_masks(source)
     try:
         _begin(out, made)
-        results = _pack_shards(source, out, settings, shards, on_progress)
-        return _finish(source, out, results, made, name or source.root.resolve().name)
+        results = _pack_shards(source, out, settings, shards, on_progress=on_progress, spread=spread or in_threads)
+        return _finish(source, out, results, made, name or source.name)
     except (FileNotFoundError, UserError):
         if (manifest := _finished(out, made["plan"])) is not None:
             return manifest  # another process has finished the same packing and tidied up under our feet
@@ -90,16 +109,15 @@ def _begin(out: Location, made: dict[str, Any]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _ShardResult:
-    """Index rows of a published shard; its digest and what was left out are in the table's metadata."""
-
-    name: str
-    rows: pa.Table
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return json.loads((self.rows.schema.metadata or {})[b"about"])
+def in_threads(
+    work: Callable[[PlannedShard], ShardResult], shards: Sequence[PlannedShard]
+) -> Generator[ShardResult, None, None]:
+    """Do the work in this process, a few shards at a time."""
+    pool = ThreadPoolExecutor(_NUM_SHARDS_AT_ONCE)
+    try:
+        yield from pool.map(work, shards)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _pack_shards(
@@ -107,37 +125,31 @@ def _pack_shards(
     out: Location,
     settings: PackSettings,
     shards: list[PlannedShard],
+    *,
     on_progress: Callable[[int], None],
-) -> list[_ShardResult]:
-    """Return every shard's rows, in order; one shard is read while at most two others are being written."""
-    results: list[_ShardResult] = []
-    pending: deque[Future[_ShardResult]] = deque()
+    spread: Spread,
+) -> list[ShardResult]:
+    """Return every shard's rows, in order; those that an earlier run published are only loaded."""
     published = set(out.list("packing", suffix=".parquet"))
-    budget = _Budget(settings.max_bad_samples, source.num_images)
-    done = 0
-
-    def collect(result: _ShardResult) -> None:
-        results.append(result)
-        budget.spend(result.about["quarantined"])
-
-    with ThreadPoolExecutor(os.cpu_count()) as readers, ThreadPoolExecutor(_NUM_PUBLISHERS) as publishers:
+    todo = [shard for shard in shards if _sidecar(shard.name) not in published]
+    packed = spread(functools.partial(_pack_shard, source, out, settings), todo)
+    results: list[ShardResult] = []
+    budget, done = _Budget(settings.max_bad_samples, source.num_images), 0
+    with contextlib.closing(packed):
         for shard in shards:
-            if _sidecar(shard.name) in published:
-                pending.append(publishers.submit(_load, out, shard.name))
-            else:
-                samples: list[Prepared | BadSampleError] = []
-                read = functools.partial(_read, source, shard.split, settings)
-                for sample in readers.map(read, shard.samples):
-                    samples.append(sample)
-                    on_progress(done + len(samples))
-                pending.append(publishers.submit(_publish, out, shard, samples))
+            there = _sidecar(shard.name) in published
+            results.append(ShardResult(shard.name, out.read_table(_sidecar(shard.name))) if there else next(packed))
+            budget.spend(results[-1].about["quarantined"])
             done += len(shard.samples)
             on_progress(done)
-            while len(pending) > _NUM_PUBLISHERS:
-                collect(pending.popleft().result())
-        while pending:
-            collect(pending.popleft().result())
     return results
+
+
+def _pack_shard(source: Source, out: Location, settings: PackSettings, shard: PlannedShard) -> ShardResult:
+    """Read, check and publish the samples of one shard."""
+    with ThreadPoolExecutor(os.cpu_count()) as readers:
+        samples = list(readers.map(functools.partial(_read, source, shard.split, settings), shard.samples))
+    return _publish(out, shard, samples)
 
 
 class _Budget:
@@ -159,8 +171,8 @@ class _Budget:
 
 def _read(source: Source, split: SourceSplit, settings: PackSettings, sample: int) -> Prepared | BadSampleError:
     try:
-        image = (source.root / split.images[sample]).read_bytes()
-        mask = (source.root / split.masks[sample]).read_bytes() if split.masks[sample] else None
+        image = source.files.read(split.images[sample])
+        mask = source.mask_files.read(split.masks[sample]) if split.masks[sample] else None
         num_categories, max_side_px = len(source.categories), settings.max_side_px
         return prepare(image, mask, num_categories=num_categories, max_side_px=max_side_px)
     except BadSampleError as error:
@@ -169,7 +181,7 @@ def _read(source: Source, split: SourceSplit, settings: PackSettings, sample: in
         return BadSampleError((error.strerror or "unreadable").lower())
 
 
-def _publish(out: Location, shard: PlannedShard, samples: list[Prepared | BadSampleError]) -> _ShardResult:
+def _publish(out: Location, shard: PlannedShard, samples: list[Prepared | BadSampleError]) -> ShardResult:
     split = shard.split
     bad = [
         {"file": split.images[i], "reason": sample.reason}
@@ -188,7 +200,7 @@ def _publish(out: Location, shard: PlannedShard, samples: list[Prepared | BadSam
     rows = pa.Table.from_pylist([_row(shard, i, sample, places) for i, sample in good], schema=INDEX_SCHEMA)
     rows = rows.replace_schema_metadata({"about": json.dumps(about)})
     out.create_table(_sidecar(shard.name), rows)
-    return _ShardResult(shard.name, rows)
+    return ShardResult(shard.name, rows)
 
 
 def _members(split: SourceSplit, i: int, sample: Prepared) -> Iterator[tuple[str, bytes]]:
@@ -217,11 +229,7 @@ def _row(shard: PlannedShard, i: int, sample: Prepared, places: dict[str, Any]) 
     }
 
 
-def _load(out: Location, name: str) -> _ShardResult:
-    return _ShardResult(name, out.read_table(_sidecar(name)))
-
-
-def _finish(source: Source, out: Location, results: list[_ShardResult], made: dict[str, Any], name: str) -> Manifest:
+def _finish(source: Source, out: Location, results: list[ShardResult], made: dict[str, Any], name: str) -> Manifest:
     """Publish index and manifest, then remove the traces of the packing."""
     index = pa.concat_tables([result.rows.replace_schema_metadata() for result in results])
     _check_enough(source, index)
@@ -255,14 +263,14 @@ def _finish(source: Source, out: Location, results: list[_ShardResult], made: di
 
 
 def _check_enough(source: Source, index: pa.Table) -> None:
-    """Raise unless every category still has an image for training."""
+    """Raise unless something can be used and, where it must, every category still has an image for training."""
     is_train = np.asarray(index["split"]) == "train"
-    if not is_train.any():
-        raise UserError(f"none of the images in {source.root} can be used")
+    if not len(index) or (source.every_category and not is_train.any()):
+        raise UserError(f"none of the images of {source.name} can be used")
     present = set(index["class_id"].to_numpy()[is_train].tolist())
-    for number, category in enumerate(source.categories, 1):
+    for number, category in enumerate(source.categories if source.every_category else (), 1):
         if number not in present:
-            raise UserError(f"none of category {category}'s images in {source.root / 'train'} can be used")
+            raise UserError(f"none of the training images of category {category} of {source.name} can be used")
 
 
 def _counts(split: str, index: pa.Table, shards: dict[str, dict[str, Any]]) -> dict[str, int]:

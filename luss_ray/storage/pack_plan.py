@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from luss_ray.imagenet_s.layout import Source, SourceSplit
 from luss_ray.storage.dataset import SPLITS
 from luss_ray.storage.prepare import image_size
 
+_NUM_HEADERS_AT_ONCE = 16
 MAX_SHARD_BYTES = 256 * 2**20
 """A shard is closed before its source files grow beyond this (a single larger file aside)."""
 
@@ -66,26 +67,21 @@ def plan_shards(source: Source, settings: PackSettings) -> list[PlannedShard]:
 
 def check_masks(source: Source) -> None:
     """Return when every mask has the size of its image, judged by their headers; else UserError naming it."""
-    for split in source.splits:
-        for image, mask in zip(split.images, split.masks, strict=True):
-            if mask:
-                _check_mask(source.root, image, mask)
+    pairs = [pair for split in source.splits for pair in zip(split.images, split.masks, strict=True) if pair[1]]
+    with ThreadPoolExecutor(_NUM_HEADERS_AT_ONCE) as threads:
+        for _ in threads.map(lambda pair: _check_mask(source, *pair), pairs):
+            pass
 
 
-def _check_mask(root: Path, image: str, mask: str) -> None:
+def _check_mask(source: Source, image: str, mask: str) -> None:
     try:
-        mask_size, size = masks.size(_head(root / mask)), image_size(_head(root / image))
+        mask_size, size = masks.size(source.mask_files.head(mask)), image_size(source.files.head(image))
     except (BadSampleError, OSError):
         return  # quarantined when it is packed
     if mask_size != size:
         sizes = [f"{width} x {height}" for height, width in (mask_size, size)]
-        raise UserError(f"the mask {root / mask} has {sizes[0]} pixels, its image {sizes[1]}: they must be equal")
-
-
-def _head(path: Path) -> bytes:
-    """Return enough of a file for its size; a header that is longer is looked at when the image is packed."""
-    with path.open("rb") as file:
-        return file.read(64 * 1024)
+        where = source.mask_files.describe(mask)
+        raise UserError(f"the mask {where} has {sizes[0]} pixels, its image {sizes[1]}: they must be equal")
 
 
 def _cut(split: SourceSplit, settings: PackSettings) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import tarfile
 from collections.abc import Iterable
+from io import BufferedIOBase
 from typing import BinaryIO, NamedTuple
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -42,7 +43,7 @@ def write_tar(out: BinaryIO, members: Iterable[tuple[str, bytes]]) -> list[Membe
     return written
 
 
-def scan_tar(source: BinaryIO) -> list[Member]:
+def scan_tar(source: BinaryIO | BufferedIOBase) -> list[Member]:
     """Return the members of a tar with their offsets, without reading their data.
 
     Args:

@@ -1,14 +1,16 @@
 """Locations: a local folder or `s3://bucket/prefix`, read and written by the same calls."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
 import uuid
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 import pyarrow as pa
@@ -18,10 +20,14 @@ from obstore.exceptions import AlreadyExistsError
 from luss_ray.core.errors import UserError
 from luss_ray.storage.store import check_credentials, one_line_errors, open_store
 
+if TYPE_CHECKING:
+    from obstore import ReadableFile
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _STAGED = re.compile(r"#\d+$")
 _MAX_PUT_BYTES = 5 * 10**9
 _COALESCE_BYTES = 256 * 1024
+_READ_AHEAD_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Location:
     def is_local(self) -> bool:
         """Whether it is on local disk."""
         return not self.bucket
+
+    @property
+    def parent(self) -> "Location":
+        """The folder that this location is in."""
+        return Location(self.bucket, self.path.rpartition("/")[0] or ("" if self.bucket else "/"))
 
     @property
     def local_path(self) -> Path:
@@ -130,6 +141,23 @@ class Location:
         views = [memoryview(buffer) for buffer in buffers]
         pieces = zip(starts, lengths, (bisect_right(first, start) - 1 for start in starts), strict=True)
         return [bytes(views[i][start - first[i] : start - first[i] + length]) for start, length, i in pieces]
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[io.BufferedIOBase]:
+        """Return a context with an object as a seekable stream, for reading through large ones.
+
+        Raises:
+            FileNotFoundError: no such object.
+            UserError: the store refused.
+        """
+        target = self.child(name)
+        with one_line_errors(target.uri, "read"):
+            if self.is_local:
+                with target.local_path.open("rb") as stream:
+                    yield stream
+            else:
+                reader = obstore.open_reader(open_store(self.bucket), target._key, buffer_size=_READ_AHEAD_BYTES)
+                yield io.BufferedReader(_Raw(reader), _READ_AHEAD_BYTES)
 
     def size_bytes(self, name: str = "") -> int:
         """Return the size of an object in bytes; FileNotFoundError if there is none."""
@@ -267,6 +295,27 @@ class Location:
     @property
     def _key(self) -> str:
         return self.path if self.bucket else self.path.lstrip("/")
+
+
+class _Raw(io.RawIOBase):
+    """obstore's reader as a stream of Python's."""
+
+    def __init__(self, reader: "ReadableFile") -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._reader.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,10 +48,10 @@ def verify(dataset: ShardedDataset) -> Iterator[tuple[int, list[Problem]]]:
 
 def _check_manifest(dataset: ShardedDataset) -> list[Problem]:
     manifest, uri = dataset.manifest, dataset.location.child("manifest.json").uri
-    problems = []
+    problems: list[Problem] = []
+    seen: set[str] = set()
     if data_digest(manifest.index_sha256, manifest.shards) != manifest.digest:
         problems.append(Problem(uri, "", "the digest does not belong to the shards it lists"))
-    listed = Counter(name.partition("/")[0] for name in manifest.shards)
     for name, counts in manifest.splits.items():
         split = dataset.split(name) if name in dataset.splits else None
         found = {
@@ -63,19 +62,20 @@ def _check_manifest(dataset: ShardedDataset) -> list[Problem]:
         wrong = [f"{what} {counts[what]} (index: {number})" for what, number in found.items() if counts[what] != number]
         if wrong:
             problems.append(Problem(uri, "", f"split {name} counts {', '.join(wrong)}"))
-        if listed[name] != found["shards"]:
-            problems.append(Problem(uri, "", f"split {name} lists {listed[name]} shards (index: {found['shards']})"))
+        seen.update(split.shards if split else [])
+    unused = sorted(set(manifest.shards) - seen)
+    problems += [Problem(uri, "", f"it lists a shard that no split has: {name}") for name in unused]
     return problems
 
 
 def _check_shard(dataset: ShardedDataset, split: Split, number: int) -> tuple[int, list[Problem]]:
     name, rows = split.shards[number], split.shard_rows(number)
-    uri = dataset.location.child(name).uri
+    uri = dataset.shards_at.child(name).uri
     facts = dataset.manifest.shards.get(name)
     if facts is None:
         return len(rows), [Problem(uri, "", "the manifest does not know it")]
     try:
-        data = dataset.location.read(name)
+        data = dataset.shards_at.read(name)
     except FileNotFoundError:
         return len(rows), [Problem(uri, "", "it is missing")]
     problems = []
@@ -85,7 +85,7 @@ def _check_shard(dataset: ShardedDataset, split: Split, number: int) -> tuple[in
         problems.append(Problem(uri, "", "its SHA-256 is not the one in the manifest"))
     if facts["samples"] != len(rows):
         problems.append(Problem(uri, "", f"the manifest counts {facts['samples']} samples, the index {len(rows)}"))
-    problems += _check_offsets(dataset.location, split, name, rows, data)
+    problems += _check_offsets(dataset.shards_at, split, name, rows, data)
     num_categories = len(dataset.categories)
     for row in rows:
         reason = _check_sample(split, int(row), data, num_categories)

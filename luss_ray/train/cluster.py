@@ -55,7 +55,7 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
         num_workers=(low, high),
         use_gpu=num_gpus > 0,
         num_loaders=max(1, min(_MAX_LOADERS, num_cores // high - 1)),
-        num_threads=max(1, num_cores // high) if _is_ours() else 1,
+        num_threads=max(1, num_cores // high - 1) if _is_ours() else 1,
         num_actors=num_gpus or max(1, num_cores // 2),
     )
 

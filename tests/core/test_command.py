@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from luss_ray.core.command import run
@@ -21,6 +23,19 @@ def test_a_user_error_is_one_line_and_code_2(capsys):
 
     assert end_of(main) == 2
     assert capsys.readouterr().err == "error: the folder is missing\n"
+
+
+def test_a_full_disk_is_the_users_to_mend_and_other_system_errors_are_bugs(capsys):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/scene.jpg")
+
+    def other() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    assert end_of(full) == 2
+    assert capsys.readouterr().err == "error: cannot write /tmp/scene.jpg: no space left on device\n"
+    with pytest.raises(OSError, match="Input/output"):
+        run(other)
 
 
 def test_an_interrupt_is_130_and_a_bug_keeps_its_traceback():

@@ -27,30 +27,40 @@ def test_iou_follows_the_thresholds(slots: Slots) -> None:
     ]
     for level, ious in enumerate(expected):
         slots.advance(level)
-        assert slots.scores(IDENTITY).ious == pytest.approx(ious)
+        assert slots.counts(IDENTITY).compute().ious == pytest.approx(ious)
 
 
-def test_presence_follows_the_thresholds_in_the_chosen_images(slots: Slots) -> None:
-    everywhere = np.ones(2, bool)
+def test_meetings_follow_the_thresholds(slots: Slots) -> None:
+    def met() -> tuple[list, list]:
+        counts = slots.cooccurrence(all_images=False).counts()
+        return counts.images.tolist(), counts.pixels.tolist()
+
     slots.advance(0)
-    assert np.stack(slots.present_clusters(everywhere)).T.tolist() == [[0, 1], [1, 2]]
-    assert np.stack(slots.present_clusters(np.array([False, True]))).T.tolist() == [[1, 2]]
+    assert met() == ([[1, 0], [0, 1]], [[10, 0], [0, 8]])
     slots.advance(1)
+    assert met() == ([[1, 0], [0, 1]], [[6, 0], [0, 8]])
     slots.advance(2)
-    assert np.stack(slots.present_clusters(everywhere)).T.tolist() == [[1, 2]]
-    assert slots.truth_present().tolist() == [[True, True, False], [True, False, True]]
+    assert met() == ([[0, 0], [0, 1]], [[0, 0], [0, 8]])
+
+
+def test_images_without_attention_meet_only_where_all_are_asked_for() -> None:
+    blind = image([(1, 4, 0)], [(0, 2, 0, 0, 4)])._replace(has_attention=False)
+    slots = Slots([blind], num_categories=2, num_clusters=2, boundary=False)
+    slots.advance(0)
+    assert slots.cooccurrence(all_images=False).counts().images.tolist() == [[0, 0], [0, 0]]
+    assert slots.cooccurrence(all_images=True).counts().images.tolist() == [[0, 0], [1, 0]]
 
 
 def test_mapping_decides_votes_and_other(slots: Slots) -> None:
     slots.advance(0)
-    assert slots.scores(IDENTITY).acc == 100
-    assert slots.scores(np.array([0, 2, 1])).acc == 0
-    nothing = slots.scores(np.zeros(3, int))
+    assert slots.counts(IDENTITY).compute().acc == 100
+    assert slots.counts(np.array([0, 2, 1])).compute().acc == 0
+    nothing = slots.counts(np.zeros(3, int)).compute()
     assert (nothing.acc, nothing.f) == (0, 0) and nothing.ious == pytest.approx((100 * 25 / 43, 0, 0))
 
 
 def test_images_without_events_or_classes_count() -> None:
     slots = Slots([image([], []), image([(0, 4, 0)], [])], num_categories=2, num_clusters=2, boundary=True)
     slots.advance(0)
-    scores = slots.scores(IDENTITY)
+    scores = slots.counts(IDENTITY).compute()
     assert scores.num_images == 2 and scores.ious == pytest.approx((100, 0, 0))

@@ -1,5 +1,4 @@
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from luss_ray.core.errors import UserError
-from luss_ray.imagenet_s.masks import decode
 from luss_ray.metrics.matching import (
     MatchingCounts,
     apply_mapping,
@@ -19,31 +17,6 @@ from luss_ray.metrics.matching import (
     match_many_to_one,
     matching_total,
 )
-
-CASES = (
-    *("e50_mixed", "e50_permuted", "e50_merged", "e50_identity", "e50_allbg", "e50_noise", "e50_edge"),
-    *("e50_outofrange", "e300_mixed", "e919_highids", "e919_wide"),
-)
-
-
-def read_ids(path: Path) -> np.ndarray:
-    return decode(path.read_bytes())
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_equals_the_published_matching(golden: Path, name: str) -> None:
-    case = golden / "eval" / name
-    expected = json.loads((case / "expected.json").read_text())
-    counts = MatchingCounts(expected["num_classes"], expected["num_classes"])
-    for line in (case / "names.txt").read_text().splitlines():
-        file = line.split()[1]
-        counts.update(read_ids(case / "validation" / file), read_ids(case / "validation-segmentation" / file))
-    np.testing.assert_array_equal(counts.images, np.load(case / "cooccurrence.npz")["count"])
-    mapping = match_by_images(counts)
-    assert matching_total(counts.images, mapping) == expected["match"]["optimal_total"]
-    assert sorted(mapping) == list(range(expected["num_classes"] + 1))
-    for cluster, category in expected["match"]["forced_pairs"]:
-        assert mapping[cluster] == category
 
 
 def test_equals_the_published_multi_label_matching(golden: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,69 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luss_ray.core.errors import UserError
-from luss_ray.imagenet_s.masks import decode
 from luss_ray.metrics.matching import apply_mapping
-from luss_ray.metrics.scores import F_UNIT, Scores
+from luss_ray.metrics.scores import Scores
 from luss_ray.metrics.segmentation import SegmentationCounts
-
-CASES = (
-    *("e50_mixed", "e50_permuted", "e50_merged", "e50_identity", "e50_allbg", "e50_noise", "e50_edge"),
-    *("e50_outofrange", "e300_mixed", "e919_highids", "e919_wide"),
-)
-BUCKETS = ("S", "MS", "ML", "L", "BS", "BMS", "BML", "BL")
-FIELDS = {"Acc": "acc", "mIoU": "miou", "mBIoU": "mbiou", "FMeasure": "f"} | {b: b.lower() for b in BUCKETS}
-
-
-def read_ids(path: Path) -> np.ndarray:
-    return decode(path.read_bytes())
-
-
-def read_pairs(case: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    names = [line.split()[1] for line in (case / "names.txt").read_text().splitlines()]
-    return [(read_ids(case / "validation" / n), read_ids(case / "validation-segmentation" / n)) for n in names]
-
-
-def assert_scores(scores: Scores, expected: dict, tolerance: float = 1e-3) -> None:
-    for name, field in FIELDS.items():
-        value = math.nan if expected[name] is None else expected[name]
-        assert getattr(scores, field) == pytest.approx(value, abs=tolerance, nan_ok=True), name
-    if "IoUs" in expected:
-        np.testing.assert_allclose(scores.ious, expected["IoUs"], atol=tolerance)
-
-
-def assert_counts(counts: np.ndarray, expected: dict) -> None:
-    for kind, prefix in enumerate(("", "B")):
-        for which, letters in enumerate(("T", "P", "TP")):
-            np.testing.assert_array_equal(counts[kind, which, 0], expected[prefix + letters])
-            np.testing.assert_array_equal(counts[kind, which, 1:], expected[f"{prefix}{letters}s"])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_equals_the_published_evaluator(golden: Path, name: str) -> None:
-    case = golden / "eval" / name
-    expected = json.loads((case / "expected.json").read_text())
-    num_categories = expected["num_classes"]
-    mapping = np.arange(num_categories + 1)
-    if expected["with_match"]:
-        pairs = json.loads((case / expected["match_file"]).read_text())
-        mapping = np.array([int(pairs[str(cluster)]) for cluster in range(num_categories + 1)])
-    plain, matched, before = (SegmentationCounts(num_categories) for _ in range(3))
-    f_images = []
-    for prediction, mask in read_pairs(case):
-        f_before = plain.f_units
-        plain.update(prediction, mask)
-        f_images.append((plain.f_units - f_before) / F_UNIT)
-        if expected["with_match"]:
-            matched.update(prediction, mask, mapping=mapping)
-            before.update(apply_mapping(prediction, mapping), mask)
-    accumulated = np.load(case / "accum_no_match.npz")
-    assert_counts(plain.counts, accumulated)
-    np.testing.assert_allclose(f_images, accumulated["F"], atol=1e-6)
-    assert_scores(plain.compute(), expected["no_match"])
-    if expected["with_match"]:
-        assert_counts(matched.counts, np.load(case / "accum_with_match.npz"))
-        assert_scores(matched.compute(), expected["with_match"])
-        np.testing.assert_array_equal(matched.counts, before.counts)
 
 
 def blobs(seed: int, num_categories: int, shape: tuple[int, int] = (40, 52)) -> np.ndarray:

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fixtures_disk import resize_disk, tiny_disk
 from PIL import Image
 
 _ROOT = Path(__file__).parents[2]
@@ -77,6 +78,16 @@ def test_what_the_user_got_wrong_is_one_line_and_code_2(make_layout, tmp_path):
     unknown = program("build", "--source", root, "--out", tmp_path / "out", "--bogus")
     assert unknown.returncode == 2
     assert "--bogus" in unknown.stderr
+
+
+def test_a_disk_that_fills_up_leaves_no_dataset_and_with_more_space_packing_goes_on(make_layout, tmp_path):
+    with tiny_disk(tmp_path / "disk", "16k") as disk:
+        build = ("build", "--source", make_layout(), "--out", disk / "data", "--images-per-shard", 10)
+        assert_refused(program(*build), "no space left on device")
+        assert_refused(program("verify", disk / "data"), "no dataset at")
+        resize_disk(disk, "10m")
+        assert program(*build).returncode == 0
+        assert "all good" in program("verify", disk / "data").stdout
 
 
 def test_s3_without_or_with_wrong_keys_is_one_line(make_layout, s3_server, tmp_path, monkeypatch):

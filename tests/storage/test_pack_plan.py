@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luss_ray.core.errors import UserError
-from luss_ray.imagenet_s.layout import Source, SourceSplit
+from luss_ray.imagenet_s.layout import FolderFiles, Source, SourceSplit
 from luss_ray.storage import pack_plan
 from luss_ray.storage.pack_plan import PackSettings, plan_digest, plan_shards
+
+FILES = FolderFiles(Path("nowhere"))
 
 
 def source_of(sizes: list[int]) -> Source:
@@ -21,7 +23,7 @@ def source_of(sizes: list[int]) -> Source:
         class_ids=np.zeros(len(sizes), np.int32),
         sizes=np.array(sizes, np.int64),
     )
-    return Source(root=Path("nowhere"), categories=(), splits=(split,), num_ignored=0)
+    return Source(name="x", files=FILES, mask_files=FILES, categories=(), splits=(split,))
 
 
 @given(st.lists(st.integers(0, 2 * pack_plan.MAX_SHARD_BYTES), min_size=1, max_size=60), st.integers(1, 20))

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import resource
 import subprocess
@@ -8,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fixtures_disk import tiny_disk
 
 from luss_ray.core.errors import UserError
 from luss_ray.storage import store
@@ -131,22 +131,10 @@ def test_a_write_that_hits_the_size_limit_leaves_nothing(tmp_path: Path, call):
     assert Location.parse(tmp_path).list() == []
 
 
-@contextlib.contextmanager
-def tiny_disk(folder: Path):
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield Location.parse(folder)
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.parametrize("call", ["write", "create"])
 def test_a_full_disk_is_said_to_be_full_and_old_content_stays(tmp_path: Path, call):
-    with tiny_disk(tmp_path / "disk") as place:
+    with tiny_disk(tmp_path / "disk", "1m") as disk:
+        place = Location.parse(disk)
         place.write("old", b"old")
         with pytest.raises(UserError, match="no space left on device") as caught:
             getattr(place, call)("old" if call == "write" else "new", bytes(3_000_000))
