@@ -1,20 +1,16 @@
 """PASS, whole: from images to segmentations, scores and a report. `python jobs/pass.py [RECIPE] [options]`."""
 
-import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
-from luss_ray.config.recipe import Recipe
-from luss_ray.config.recipes import RECIPES
-from luss_ray.core.command import parsed, run
-from luss_ray.core.errors import UserError
+from luss_ray.config.command_line import parse
+from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import open_dataset
+from luss_ray.protocols.rules import Protocol
 from luss_ray.protocols.unsupervised import Stage, run_pass
 from luss_ray.report.collect import REPORT, RESULT
 from luss_ray.stages.run import Limits, Run
@@ -35,6 +31,8 @@ class Options:
     """Name of the run; the recipe's name by default. The same name goes on where it stopped."""
     num_workers: tuple[int, int] | None = None
     """Fewest and most training workers; by default one for each GPU, or one."""
+    protocol: Protocol = Protocol.UNSUPERVISED
+    """What may be trained on; `free` lets a small subset pretrain on all of ImageNet."""
     until: Stage | None = None
     """Stop after this stage."""
     max_bad_samples: int | None = None
@@ -47,38 +45,9 @@ class Options:
     """Local file for what Ray has to say."""
 
 
-def recipe_named(name: str) -> Recipe:
-    """Return the recipe of a name; UserError with the nearest one where there is none."""
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
-        raise UserError(f"no recipe {name!r}: {hint}")
-    return RECIPES[name]()
-
-
-def parse(arguments: list[str]) -> tuple[Options, Recipe]:
-    """Return options and the recipe with its overridden fields."""
-    named = bool(arguments) and not arguments[0].startswith("-")
-    default = recipe_named(arguments[0] if named else "demo")
-
-    def both(
-        options: Annotated[Options, tyro.conf.arg(name="")], recipe: Annotated[Recipe, tyro.conf.arg(name="")] = default
-    ) -> tuple[Options, Recipe]:
-        return options, recipe
-
-    return parsed(
-        lambda: tyro.cli(
-            tyro.conf.configure(tyro.conf.SuppressFixed, tyro.conf.EnumChoicesFromValues)(both),
-            args=arguments[named:],
-            prog=f"pass.py {default.recipe_name}",
-            description=f"{__doc__} Recipes: {', '.join(RECIPES)}.",
-        )
-    )
-
-
 def main() -> None:
     """Run PASS and print where its results are."""
-    options, recipe = parse(sys.argv[1:])
+    options, recipe = parse(Options, sys.argv[1:], program="pass.py", about=__doc__ or "")
     storage = Location.parse(options.storage)
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
     cluster.join(options.log)
@@ -94,7 +63,7 @@ def main() -> None:
             checkpoint_every_s=options.checkpoint_every_s,
         ),
     )
-    result = run_pass(whole, options.until)
+    result = run_pass(whole, options.until, options.protocol)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")
     CONSOLE.print(_table(result))
 

@@ -10,7 +10,7 @@ from luss_ray.core.command import parsed, run
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE, StageProgress
 from luss_ray.imagenet_s.lists import SUBSETS, read_subset
-from luss_ray.stages.prepare import Preparation, prepare
+from luss_ray.stages.prepare import Preparation, check, prepare
 from luss_ray.storage.dataset import Manifest
 from luss_ray.storage.imagenet import find_imagenet
 from luss_ray.storage.pack_plan import PackSettings
@@ -81,20 +81,19 @@ def main(options: Options) -> None:
     with StageProgress("looking for images", 1, "tars") as progress:
         imagenet = find_imagenet(Location.parse(options.imagenet), progress.update_total)
     CONSOLE.print(f"{len(imagenet)} ImageNet images in {imagenet.location.uri}")
-    cluster.join(options.log)
-    manifests, said = prepare(
-        Preparation(
-            imagenet=imagenet,
-            subsets=subsets,
-            annotations=annotations,
-            out=out,
-            settings=settings,
-            copy=options.copy,
-            incomplete=options.incomplete,
-        )
+    given = Preparation(
+        imagenet=imagenet,
+        subsets=subsets,
+        annotations=annotations,
+        out=out,
+        settings=settings,
+        copy=options.copy,
+        incomplete=options.incomplete,
     )
-    for line in said:
+    for line in check(given):
         CONSOLE.print(f"note: {line}")
+    cluster.join(options.log)
+    manifests = prepare(given)
     for size, manifest in manifests.items():
         _print(manifest, subsets[size].name, out, options.copy)
 

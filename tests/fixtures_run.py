@@ -60,6 +60,26 @@ def run_job(folder: Path, *options: str, environment: dict[str, str] | None = No
     return done.stdout
 
 
+def program(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run another job to its end; its log lies in `folder`."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / name), *words, "--log", str(folder / "ray.log")],
+        env=job_environment(),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def run_program(name: str, folder: Path, *words: str) -> str:
+    """Run another job, which must succeed; return what it printed."""
+    done = program(name, folder, *words)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_tail(folder / 'ray.log')}"
+    return done.stdout
+
+
 def job_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a job that starts a Ray of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
@@ -90,8 +110,10 @@ def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def pack_scenes(scenes: Path, out: str, environment: dict[str, str] | None = None) -> None:
+def pack_scenes(
+    scenes: Path, out: str, environment: dict[str, str] | None = None, *, images_per_shard: int = 30
+) -> None:
     """Pack the scenes with shards/build.py to a URI."""
     program = [sys.executable, str(ROOT / "shards" / "build.py")]
-    options = arguments(f"--source={scenes}", f"--out={out}", "--images-per-shard=30")
+    options = arguments(f"--source={scenes}", f"--out={out}", f"--images-per-shard={images_per_shard}")
     subprocess.run([*program, *options], env=job_environment(environment), check=True, capture_output=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tyro
+from pydantic import TypeAdapter, ValidationError
 
 from luss_ray.core.errors import UserError
 from luss_ray.data.augment import ColourSpec
@@ -268,6 +269,19 @@ def settings(config: Any) -> Any:
     if isinstance(config, dict):
         return {name: settings(value) for name, value in config.items()}
     return [settings(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """Return the recipe that `settings` wrote down.
+
+    Raises:
+        UserError: it is from another version, whose recipes had other fields.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"the run's settings are not of this version ({where}): use the version that made it") from None
 
 
 def digest(value: Any) -> str:

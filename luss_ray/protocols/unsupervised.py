@@ -7,6 +7,7 @@ from typing import Any
 import safetensors.torch
 
 from luss_ray.core.errors import UserError
+from luss_ray.protocols.rules import Protocol, check_split
 from luss_ray.report.collect import write_report
 from luss_ray.stages.cluster import cluster
 from luss_ray.stages.evaluate import evaluate, score_baselines
@@ -41,16 +42,18 @@ class Stage(enum.Enum):
 RANDOM_BACKBONE, WEIGHTS = "random-backbone/", "weights.safetensors"
 
 
-def run_pass(run: Run, until: Stage | None = None) -> dict[str, Any]:
+def run_pass(run: Run, until: Stage | None = None, protocol: Protocol = Protocol.UNSUPERVISED) -> dict[str, Any]:
     """Take a run through its stages, skipping what is finished; return what result.json holds.
 
     Args:
         run: what to do.
         until: last stage to do; None = all, with the random baseline where the recipe asks for it.
+        protocol: what may be trained on.
 
     Raises:
         UserError: the input, the settings or the storage don't allow it.
     """
+    check_split(protocol, run.recipe.pretrain.split, run.data)
     run.claim()
     _check_size(run)
     for stage in _stages(run):

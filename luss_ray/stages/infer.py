@@ -67,9 +67,10 @@ class InferWork:
         return whole.bad
 
 
-def infer(run: Run, prefix: str, finetuned: Finished) -> Finished:
-    """Return the stage that predicts every image of the shown split."""
-    split = run.data.split(run.shown_split)
+def infer(run: Run, prefix: str, finetuned: Finished, *, split_name: str | None = None) -> Finished:
+    """Return the stage that predicts every image of a split, the shown one unless another is named."""
+    name = f"{prefix}predictions" + (f"-{split_name}" if split_name else "")
+    split = run.data.split(split_name or run.shown_split)
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         predictions = LabelShards(folder, split)
@@ -81,9 +82,7 @@ def infer(run: Run, prefix: str, finetuned: Finished) -> Finished:
             predictions=predictions,
         )
         todo = sorted(set(range(len(split.shards))) - set(predictions.published()))
-        bad = run_over_shards(
-            inference, todo, f"{prefix}predictions", run.resources, max_bad_samples=run.limits.max_bad_samples
-        )
+        bad = run_over_shards(inference, todo, name, run.resources, max_bad_samples=run.limits.max_bad_samples)
         return {"images": len(split), "quarantined": bad}
 
-    return run.stage(f"{prefix}predictions", {"finetuned": finetuned.inputs, "split": run.shown_split}, work)
+    return run.stage(name, {"finetuned": finetuned.inputs, "split": split.name}, work)

@@ -64,15 +64,13 @@ class Preparation:
         return tiers
 
 
-def prepare(given: Preparation) -> tuple[dict[int, Manifest], list[str]]:
-    """Pack what is missing, write the datasets; return their manifests by size and what is worth saying.
+def prepare(given: Preparation) -> dict[int, Manifest]:
+    """Pack what is missing and write the datasets; return their manifests by size.
 
     Raises:
-        UserError: images or masks that the lists name are missing (unless `incomplete`), or can't be packed.
+        UserError: images or masks can't be packed.
     """
-    tiers = given.tiers()
-    said = [line for size in given.annotations for line in check(given, size, tiers)]
-    manifests = {}
+    tiers, manifests = given.tiers(), {}
     for size in sorted(given.annotations):
         subset = given.subsets[size]
         root = given.out / subset.name if given.copy else given.out
@@ -81,26 +79,28 @@ def prepare(given: Preparation) -> tuple[dict[int, Manifest], list[str]]:
             _pack(_tier_source(given, tier, tiers[tier]), root / "packs" / f"train-{tier}", given.settings)
         labelled = _labelled_source(given, subset)
         _pack(labelled, root / "packs" / f"labelled-{size}", given.settings)
+        made = {"copy": given.copy, "images_per_shard": given.settings.images_per_shard, "seed": given.settings.seed}
         manifests[size] = write_view(
             root / ("dataset" if given.copy else subset.name),
             name=subset.name,
             categories=tuple(subset.ids),
             parts=_parts(root, subset, used, labelled),
-            made={
-                "from": given.imagenet.location.uri,
-                "copy": given.copy,
-                "images_per_shard": given.settings.images_per_shard,
-            },
+            made={"from": given.imagenet.location.uri, **made},
         )
-    return manifests, said
+    return manifests
 
 
-def check(given: Preparation, size: int, tiers: dict[int, list[str]]) -> list[str]:
-    """Return what falls short of a subset's lists and published counts but is allowed to.
+def check(given: Preparation) -> list[str]:
+    """Return what falls short of the lists and the published counts but is allowed to.
 
     Raises:
-        UserError: something does, and it isn't.
+        UserError: something falls short and isn't allowed to.
     """
+    tiers = given.tiers()
+    return [line for size in sorted(given.annotations) for line in _check_subset(given, size, tiers)]
+
+
+def _check_subset(given: Preparation, size: int, tiers: dict[int, list[str]]) -> list[str]:
     subset, said = given.subsets[size], []
     if subset.test is None:
         said.append(f"S{size}: no list of test images, so no test split; everything else is prepared")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from luss_ray.config.recipe import Recipe, digest, settings
+from luss_ray.config.recipe import Recipe, digest, recipe_from, settings
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import done_line
 from luss_ray.storage.dataset import ShardedDataset
@@ -21,9 +21,9 @@ class Limits:
 
     max_bad_samples: int
     """Unreadable images that are put aside before the run is refused."""
-    max_failures: int
+    max_failures: int = 8
     """Restarts of a training stage's workers."""
-    checkpoint_every_s: float
+    checkpoint_every_s: float = 60.0
     """Seconds between checkpoints."""
 
 
@@ -76,14 +76,19 @@ class Run:
         """
         self.folder.check_writable()
         mine = {"settings": settings(self.recipe), "data": self.data.digest}
-        self.folder.create(RUN, json_bytes(mine))
-        theirs = self.folder.read_json(RUN)
+        self.folder.create(RUN, json_bytes(mine | {"data_uri": self.data.location.uri}))
+        theirs = {name: value for name, value in self.folder.read_json(RUN).items() if name in mine}
         changed = [f"{name} = {a} there, {b} here" for name, a, b in _differences(theirs, mine)]
         if changed:
             raise UserError(
                 f"{self.folder.uri} was made with other settings ({'; '.join(changed[:3])}): "
                 "choose another --name, or give the same settings to go on"
             )
+
+    def finished(self, name: str) -> Finished | None:
+        """Return a stage that is done, or None where it isn't."""
+        about = _read(self.folder / name, STAGE)
+        return None if about is None else Finished(folder=self.folder / name, inputs=about["inputs"], about=about)
 
     def stage(
         self, name: str, inputs: dict[str, Any], work: Callable[[Location, str], dict[str, Any]], *, label: str = ""
@@ -114,6 +119,31 @@ class Run:
         folder.write_json(STAGE, about)
         done_line(label or name, seconds, f"{about['images_per_s']:.0f} images/s" if about.get("images") else "")
         return Finished(folder=folder, inputs=wanted, about=about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What made a run's results: read from its folder."""
+
+    recipe: Recipe
+    data_digest: str
+    """Of the dataset it was made from."""
+    data_uri: str
+    """Where that dataset was."""
+
+
+def read_origin(folder: Location) -> Origin:
+    """Return what a run was made with.
+
+    Raises:
+        UserError: there is no run, or one of another version.
+    """
+    try:
+        written = folder.read_json(RUN)
+        recipe, data_digest, data_uri = written["settings"], written["data"], written["data_uri"]
+    except (FileNotFoundError, KeyError):
+        raise UserError(f"{folder.uri} is no run of this version (no {RUN} that fits)") from None
+    return Origin(recipe=recipe_from(recipe), data_digest=data_digest, data_uri=data_uri)
 
 
 def _read(folder: Location, name: str) -> Any:

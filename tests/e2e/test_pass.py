@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import fixtures_run as job
 import pytest
 
-from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
@@ -61,6 +62,40 @@ def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, 
     for folder, split in (("pseudo-labels", data.split("train")), ("predictions", data.split("validation"))):
         labels = LabelShards(Location.parse(run / folder), split)
         assert labels.is_complete and all(labels.read(range(len(split))))
+
+
+def test_a_run_becomes_a_submission(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
+    run, _ = finished
+    out = tmp_path / "submission.zip"
+    printed = job.run_program("submit.py", tmp_path, str(run), "--split", "validation", "--out", str(out))
+    assert "Training data: train of scenes" in printed and "every image of validation is there" in printed
+    matching = json.loads((run / "evaluation" / "metrics.json").read_text())["matching"]
+    labels = LabelShards(Location.parse(run / "predictions"), split := _validation(shards))
+    with zipfile.ZipFile(out) as archive:
+        assert json.loads(archive.read("match.json")) == {str(c): matching[c] for c in range(1, 5)}
+        for row, data in enumerate(labels.read(range(len(split)))):
+            assert archive.read(f"{split.key(row)}.png") == data
+
+
+def test_the_pretrained_backbone_is_scored_by_distance_matching(
+    finished: tuple[Path, str], shards: Path, scenes: Path, tmp_path: Path
+) -> None:
+    run, _ = finished
+    given = ("demo", *job.arguments(*job.TINY[1:4], f"--data={shards}", f"--storage={tmp_path}"))
+    job.run_program("distance_matching.py", tmp_path, *given, "--weights", str(run))
+    result = job.result_of(tmp_path / "demo-distance-matching")
+    scores = result["metrics"]["distance_matching"]
+    assert result["protocol"] == "distance-matching" and result["num_references"] >= 40
+    assert 5 < scores["miou"] <= 100 and len(scores["ious"]) == 5
+    assert result["weights"]["trained_by"] == f"run {run}"
+    other = tmp_path / "other"
+    job.pack_scenes(scenes, str(other), images_per_shard=50)
+    refused = job.program("distance_matching.py", tmp_path, "demo", "--data", str(other), "--weights", str(run))
+    assert refused.returncode == 2 and f"trained on {shards}, not on {other}" in refused.stderr
+
+
+def _validation(shards: Path) -> Split:
+    return ShardedDataset.open(Location.parse(shards)).split("validation")
 
 
 def test_the_same_command_again_skips_everything(finished: tuple[Path, str], shards: Path) -> None:

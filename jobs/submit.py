@@ -1,0 +1,62 @@
+"""Writes what the benchmark's server takes: `python jobs/submit.py RUN --split test --out submission.zip`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from luss_ray.core.command import parsed, run
+from luss_ray.core.progress import CONSOLE
+from luss_ray.protocols.rules import Protocol, check_split
+from luss_ray.protocols.submission import submit
+from luss_ray.stages.run import Limits, Run, read_origin
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location
+from luss_ray.train import cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Predict a split with a finished run, write the zip for the benchmark's server, and check it."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run, here or in s3://."""
+    out: Path = Path("submission.zip")
+    """The zip."""
+    split: str = "test"
+    """The split that is submitted."""
+    data: str | None = None
+    """The run's dataset, where it has moved."""
+    method_name: str = "PASS"
+    """What the method is called."""
+    description: str = "Large-scale unsupervised semantic segmentation, reimplemented on Ray"
+    """A few sentences on it."""
+    max_bad_samples: int = 0
+    """Unreadable images, which are predicted as other."""
+    log: Path = Path("runs/ray.log")
+    """File for what Ray has to say."""
+
+
+def main(options: Options) -> None:
+    """Write the zip and print what it says of itself."""
+    folder = Location.parse(options.run)
+    origin = read_origin(folder)
+    data = ShardedDataset.open(Location.parse(options.data or origin.data_uri))
+    data.split(options.split)
+    check_split(Protocol.UNSUPERVISED, origin.recipe.pretrain.split, data)
+    cluster.join(options.log)
+    whole = Run(
+        folder=folder,
+        recipe=origin.recipe,
+        data=data,
+        resources=cluster.resources(None),
+        limits=Limits(max_bad_samples=options.max_bad_samples),
+    )
+    whole.claim()
+    method = submit(whole, options.split, options.out, name=options.method_name, description=options.description)
+    CONSOLE.print(method.text(), end="")
+    CONSOLE.print(f"{options.out}  checked: every image of {options.split} is there")
+
+
+if __name__ == "__main__":
+    run(lambda: main(parsed(lambda: tyro.cli(Options))))

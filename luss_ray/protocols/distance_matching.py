@@ -1,0 +1,142 @@
+"""The distance matching protocol: a pretrained backbone alone, scored by its nearest annotated regions."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from luss_ray.config.recipe import settings
+from luss_ray.core.errors import UserError
+from luss_ray.metrics.evaluation import Matching, Question
+from luss_ray.protocols.rules import Protocol, check_weights
+from luss_ray.report.collect import RESULT
+from luss_ray.stages.evaluate import METRICS, score_shards
+from luss_ray.stages.match_distance import (
+    Features,
+    NearestWork,
+    ReferenceWork,
+    read_references,
+    reference_file,
+)
+from luss_ray.stages.run import RUN, Run, read_origin
+from luss_ray.stages.shards import ShardWork, run_over_shards
+from luss_ray.storage.labels import LabelShards
+from luss_ray.storage.uri import Location
+
+PRETRAINED = "pretrain/weights.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A state dict in a file: safetensors, or PyTorch's own format loaded without unpickling code."""
+
+    location: Location
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Return the state dict.
+
+        Raises:
+            UserError: it is missing or is no such file.
+        """
+        try:
+            data = self.location.read()
+            if self.location.path.endswith(".safetensors"):
+                return safetensors.torch.load(data)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"no weights at {self.location.uri}: give a run's folder or a weights file") from None
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self.location.uri} is no file of weights ({type(error).__name__})") from None
+        return state.get("state_dict", state)
+
+
+def find_weights(text: str, run: Run, protocol: Protocol) -> tuple[WeightsFile, str]:
+    """Return the weights that a user named, and what is known of their training.
+
+    Args:
+        text: a run's folder or a weights file.
+        run: what they are for.
+        protocol: the rules they must keep.
+
+    Raises:
+        UserError: the protocol does not allow them.
+    """
+    location = Location.parse(text)
+    if location.exists(RUN):
+        check_weights(protocol, read_origin(location), run.data)
+        return WeightsFile(location / PRETRAINED), f"run {location.uri}"
+    return WeightsFile(location), "a file; on what it was trained is not known here"
+
+
+def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str) -> dict[str, Any]:
+    """Find references on train-semi, predict a split, score it where it has masks; return what result.json holds.
+
+    Args:
+        run: data, backbone (of its recipe) and folder.
+        weights: of the backbone.
+        known: what is known of their training, for the result.
+        shown: the split that is predicted.
+
+    Raises:
+        UserError: the data, the weights or the storage don't allow it.
+    """
+    run.claim()
+    semi, split = run.data.split("train-semi"), run.data.split(shown)
+    if not semi.has_masks:
+        raise UserError(f"{run.data.location.uri}: train-semi has no masks, which are the references here")
+    features = Features(
+        architecture=run.recipe.backbone.architecture(),
+        read_weights=weights,
+        shorter_side_px=run.recipe.shorter_side_px,
+    )
+    features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
+    inputs = {"weights": weights.location.uri, "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
+
+    def find_references(folder: Location, digest: str) -> dict[str, Any]:
+        there = set(folder.list(suffix=".npz"))
+        todo = [shard for shard in range(len(semi.shards)) if reference_file(semi, shard) not in there]
+        _over_shards(run, ReferenceWork(split=semi, features=features, folder=folder), todo, "references")
+        return {"images": len(semi)}
+
+    references = run.stage("references", inputs, find_references)
+    labels, vectors = read_references(references.folder, semi)
+
+    def predict(folder: Location, digest: str) -> dict[str, Any]:
+        predictions = LabelShards(folder, split)
+        work = NearestWork(split=split, features=features, labels=labels, vectors=vectors, predictions=predictions)
+        todo = sorted(set(range(len(split.shards))) - set(predictions.published()))
+        _over_shards(run, work, todo, "predictions")
+        return {"images": len(split), "references": len(labels)}
+
+    predicted = run.stage(f"predictions-{shown}", {"references": references.inputs, "split": shown}, predict)
+    result: dict[str, Any] = {
+        "protocol": Protocol.DISTANCE_MATCHING.value,
+        "weights": {"uri": weights.location.uri, "trained_by": known},
+        "recipe": run.recipe.recipe_name,
+        "settings": settings(run.recipe),
+        "data": {"uri": run.data.location.uri, "digest": run.data.digest, "split": shown},
+        "num_references": len(labels),
+        "metrics": {},
+    }
+    if split.has_masks:
+        num_categories = len(run.data.categories)
+        question = Question(num_categories=num_categories, num_clusters=num_categories, matching=Matching.NONE)
+
+        def evaluate(folder: Location, digest: str) -> dict[str, Any]:
+            scores = score_shards(LabelShards(predicted.folder, split), question).evaluation().scores
+            folder.write_json(METRICS, {"scores": scores.to_json(), "protocol": Protocol.DISTANCE_MATCHING.value})
+            return {"images": len(split)}
+
+        evaluated = run.stage("evaluation", {"predictions": predicted.inputs}, evaluate)
+        result["metrics"] = {"distance_matching": (evaluated.folder / METRICS).read_json()["scores"]}
+    run.folder.write_json(RESULT, result)
+    return result
+
+
+def _over_shards(run: Run, work: ShardWork, todo: list[int], name: str) -> None:
+    run_over_shards(work, todo, name, run.resources, max_bad_samples=run.limits.max_bad_samples)

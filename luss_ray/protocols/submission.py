@@ -1,0 +1,79 @@
+"""From a finished run to the zip that the benchmark's server takes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from luss_ray.core.errors import UserError
+from luss_ray.core.progress import StageProgress
+from luss_ray.imagenet_s import masks
+from luss_ray.imagenet_s.submission import Method, check_submission, write_submission
+from luss_ray.protocols.rules import Protocol
+from luss_ray.stages.evaluate import METRICS
+from luss_ray.stages.infer import infer
+from luss_ray.stages.run import Run
+from luss_ray.storage.dataset import Split
+from luss_ray.storage.labels import LabelShards
+
+LINK = "https://arxiv.org/abs/2106.03149"
+
+
+def submit(run: Run, split_name: str, path: Path, *, name: str, description: str) -> Method:
+    """Write and check the submission of a run; return what it says of the method.
+
+    A run of PASS predicts the split first, and takes the matching found on validation along; one of distance
+    matching must have predicted it.
+
+    Args:
+        run: finished.
+        split_name: the split to be submitted.
+        path: the zip.
+        name: of the method.
+        description: a few sentences.
+
+    Raises:
+        UserError: the run is not far enough, or what was written does not pass the check.
+    """
+    split = run.data.split(split_name)
+    matching, scheme = None, Protocol.DISTANCE_MATCHING
+    if run.finished("references") is None:
+        scheme, finetuned = Protocol.UNSUPERVISED, run.finished("finetune")
+        evaluation = run.finished("evaluation")
+        if finetuned is None or evaluation is None:
+            raise UserError(f"{run.folder.uri} is not finished: run jobs/pass.py again, it goes on where it stopped")
+        mapping = (evaluation.folder / METRICS).read_json()["matching"]
+        matching = {cluster: category for cluster, category in enumerate(mapping) if cluster}
+        predicted = infer(run, "", finetuned, split_name=split_name)
+    else:
+        predicted = run.finished(f"predictions-{split_name}")
+        if predicted is None:
+            raise UserError(f"{run.folder.uri}: run jobs/distance_matching.py --split {split_name} first")
+    recipe = run.recipe
+    method = Method(
+        name=name,
+        training_data=f"{recipe.pretrain.split} of {run.data.manifest.name}",
+        training_scheme=f"{scheme.value} protocol, from scratch",
+        networks=recipe.backbone.name.value,
+        link=LINK,
+        description=description,
+    )
+    labels = LabelShards(predicted.folder, split)
+    with StageProgress("submission", len(split), "images", images_per_unit=1) as progress:
+        write_submission(path, _predictions(split, labels, progress), method=method, matching=matching)
+    sizes = {
+        split.key(row): (int(height), int(width))
+        for row, (height, width) in enumerate(zip(split.heights, split.widths, strict=True))
+    }
+    check_submission(path, sizes, num_categories=len(run.data.categories))
+    return method
+
+
+def _predictions(split: Split, labels: LabelShards, progress: StageProgress) -> Iterator[tuple[str, bytes]]:
+    """Yield key and prediction of every image; one that could not be read is predicted as other everywhere."""
+    for shard in range(len(split.shards)):
+        rows = split.shard_rows(shard)
+        for row, data in zip(rows.tolist(), labels.read(rows), strict=True):
+            nothing = np.zeros((split.heights[row], split.widths[row]), np.uint16)
+            yield split.key(row), masks.encode(nothing) if data is None else data
+        progress.update(int(rows[-1]) + 1)
