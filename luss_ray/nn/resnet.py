@@ -5,7 +5,8 @@ from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from luss_ray.nn.blocks import BasicBlock, Bottleneck
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 

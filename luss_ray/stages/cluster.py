@@ -1,6 +1,5 @@
 """Step 2.2, clusters: k-means over the features of all training images, and the images nearest to each centroid."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,8 @@ import ray
 import safetensors.numpy
 
 from luss_ray.clustering.actors import DistributedKMeans
+from luss_ray.clustering.assign import NUM_NEAREST, ClusterPart, assign_file
 from luss_ray.clustering.features import FeatureFiles
-from luss_ray.clustering.kmeans import normalise_rows
 from luss_ray.core.progress import StageProgress
 from luss_ray.metrics.neighbours import clustering_accuracy
 from luss_ray.stages.extract import feature_file
@@ -17,34 +16,6 @@ from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
 
 CENTROIDS, CLUSTERS = "centroids.safetensors", "clusters.json"
-_NUM_NEAREST = 8
-
-
-@dataclass(frozen=True)
-class ClusterPart:
-    """The images of one feature file among the clusters."""
-
-    sizes: np.ndarray
-    """Images of each cluster (k,)."""
-    nearest: list[list[tuple[float, int]]]
-    """For each cluster the best (cosine, place in the file)."""
-    clusters: np.ndarray
-    """Cluster of each image of the file, from 0; -1 where the image couldn't be used."""
-
-
-def assign_file(loader: FeatureFiles, name: str, centroids: np.ndarray) -> ClusterPart:
-    """Return how the images of one file fall to the centroids by cosine."""
-    table = loader.location.read_table(name)
-    valid = table["valid"].to_numpy()
-    rows = normalise_rows(table[loader.column].combine_chunks().flatten().to_numpy().reshape(len(valid), -1))
-    similarity = rows @ normalise_rows(centroids).T
-    clusters = np.where(valid, similarity.argmax(axis=1), -1)
-    nearest = []
-    for number in range(len(centroids)):
-        members = np.flatnonzero(clusters == number)
-        best = members[np.argsort(-similarity[members, number], kind="stable")[:_NUM_NEAREST]]
-        nearest.append([(float(similarity[place, number]), int(place)) for place in best])
-    return ClusterPart(np.bincount(clusters[valid], minlength=len(centroids)), nearest, clusters)
 
 
 def cluster(run: Run, prefix: str, features: Finished) -> Finished:
@@ -105,7 +76,7 @@ def _members(
         sizes += part.sizes
         for number, found in enumerate(part.nearest):
             merged = best[number] + [(similarity, first + place) for similarity, place in found]
-            best[number] = sorted(merged, key=lambda pair: (-pair[0], pair[1]))[:_NUM_NEAREST]
+            best[number] = sorted(merged, key=lambda pair: (-pair[0], pair[1]))[:NUM_NEAREST]
         clusters.append(part.clusters)
         first += len(part.clusters)
     return sizes.tolist(), [[row for _, row in found] for found in best], np.concatenate(clusters)
