@@ -1,7 +1,7 @@
 """Command lines of jobs that run a recipe: `[RECIPE] [options of the job] [fields of the recipe]`."""
 
 import difflib
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -40,7 +40,7 @@ def parse(options: type[_Options], arguments: list[str], *, program: str, about:
     def both(
         options: Annotated[options, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = default,
-    ) -> tuple[_Options, Recipe]:
+    ) -> Any:  # tyro reads annotations, and can't resolve the type variable
         return options, recipe
 
     return parsed(

@@ -12,6 +12,9 @@ import ray
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from luss_ray.config.command_line import parse
+from luss_ray.config.recipe import Recipe
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,6 +45,11 @@ def _program(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _parsed(words: list[str]) -> tuple[Any, Recipe]:
+    """Return options and recipe of a command line of the main job."""
+    return parse(_program("jobs/pass.py").Options, words, program="pass.py", about="")
 
 
 def test_the_autoscaler_sees_a_cluster_that_grows_from_zero(manifests: dict[str, dict[str, Any]]) -> None:
@@ -106,7 +114,7 @@ def test_the_job_finds_the_cluster_and_its_command_line_is_one(
     ]
     assert num_gpus == gpu_group["maxReplicas"]
     assert command[:2] == ["python", "jobs/pass.py"]
-    options, recipe = _program("jobs/pass.py").parse(command[2:])
+    options, recipe = _parsed(command[2:])
     assert recipe.recipe_name == "imagenet-s-50"
     assert options.data.startswith("s3://") and options.storage.startswith("s3://")
 
@@ -116,7 +124,7 @@ def test_commands_in_the_readme_are_understood() -> None:
     commands = re.findall(r"python jobs/pass\.py ([^\n`]+)", text)
     assert commands
     for command in commands:
-        _program("jobs/pass.py").parse(shlex.split(command))
+        _parsed(shlex.split(command))
 
 
 def test_pods_and_account_fit_the_schemas_of_kubernetes(
