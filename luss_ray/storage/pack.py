@@ -270,7 +270,7 @@ def _check_enough(source: Source, index: pa.Table) -> None:
     present = set(index["class_id"].to_numpy()[is_train].tolist())
     for number, category in enumerate(source.categories if source.every_category else (), 1):
         if number not in present:
-            raise UserError(f"none of the training images of category {category} of {source.name} can be used")
+            raise UserError(f"none of category {category}'s images of {source.name} can be used")
 
 
 def _counts(split: str, index: pa.Table, shards: dict[str, dict[str, Any]]) -> dict[str, int]:
