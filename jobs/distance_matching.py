@@ -55,7 +55,7 @@ def main() -> None:
         limits=Limits(max_bad_samples=bad),
     )
     weights, known = find_weights(options.weights, whole, options.protocol)
-    result = run_distance_matching(whole, weights, known, options.split)
+    result = run_distance_matching(whole, weights, known=known, shown=options.split, protocol=options.protocol)
     for name, scores in result["metrics"].items():
         CONSOLE.print(
             f"{name.replace('_', ' ')}: mIoU {scores['miou']:.1f}, acc {scores['acc']:.1f}, F {scores['f']:.1f}"

@@ -111,6 +111,7 @@ def _tally_shards(options: Options, question: Question) -> Tally:
     if missing:
         name = labels.location.child(split.shards[missing[0]]).uri
         raise UserError(f"{len(missing)} of {len(split.shards)} shards of predictions are missing (e.g. {name})")
+    # Importing Ray and torch takes seconds, which folders don't need.
     from luss_ray.stages.evaluate import score_shards
     from luss_ray.train import cluster
 

@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,4 +17,13 @@ def golden() -> Path:
     folder = Path(os.environ.get("LUSS_RAY_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
     if not folder.is_dir():
         pytest.skip(f"no reference numbers at {folder} (set LUSS_RAY_GOLDEN to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the reference cases that travel with the project; not to be changed."""
+    folder = tmp_path_factory.mktemp("golden")
+    with zipfile.ZipFile(Path(__file__).parent / "golden" / "selection.zip") as archive:
+        archive.extractall(folder)
     return folder

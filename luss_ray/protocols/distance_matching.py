@@ -1,5 +1,6 @@
 """The distance matching protocol: a pretrained backbone alone, scored by its nearest annotated regions."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ class WeightsFile:
             raise UserError(f"{self.location.uri} is no file of weights ({type(error).__name__})") from None
         return state.get("state_dict", state)
 
+    def sha256(self) -> str:
+        """Return the digest of the file: other weights at the same place are other weights."""
+        return hashlib.sha256(self.location.read()).hexdigest()
+
 
 def find_weights(text: str, run: Run, protocol: Protocol) -> tuple[WeightsFile, str]:
     """Return the weights that a user named, and what is known of their training.
@@ -73,7 +78,9 @@ def find_weights(text: str, run: Run, protocol: Protocol) -> tuple[WeightsFile, 
     return WeightsFile(location), "a file; on what it was trained is not known here"
 
 
-def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str) -> dict[str, Any]:
+def run_distance_matching(
+    run: Run, weights: WeightsFile, *, known: str, shown: str, protocol: Protocol
+) -> dict[str, Any]:
     """Find references on train-semi, predict a split, score it where it has masks; return what result.json holds.
 
     Args:
@@ -81,6 +88,7 @@ def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str
         weights: of the backbone.
         known: what is known of their training, for the result.
         shown: the split that is predicted.
+        protocol: the rules that the weights keep, for the result.
 
     Raises:
         UserError: the data, the weights or the storage don't allow it.
@@ -95,7 +103,7 @@ def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str
         shorter_side_px=run.recipe.shorter_side_px,
     )
     features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
-    inputs = {"weights": weights.location.uri, "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
+    inputs = {"weights": weights.sha256(), "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
 
     def find_references(folder: Location, digest: str) -> dict[str, Any]:
         there = set(folder.list(suffix=".npz"))
@@ -115,7 +123,7 @@ def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str
 
     predicted = run.stage(f"predictions-{shown}", {"references": references.inputs, "split": shown}, predict)
     result: dict[str, Any] = {
-        "protocol": Protocol.DISTANCE_MATCHING.value,
+        "protocol": protocol.value,
         "weights": {"uri": weights.location.uri, "trained_by": known},
         "recipe": run.recipe.recipe_name,
         "settings": settings(run.recipe),
@@ -129,7 +137,7 @@ def run_distance_matching(run: Run, weights: WeightsFile, known: str, shown: str
 
         def evaluate(folder: Location, digest: str) -> dict[str, Any]:
             scores = score_shards(LabelShards(predicted.folder, split), question).evaluation().scores
-            folder.write_json(METRICS, {"scores": scores.to_json(), "protocol": Protocol.DISTANCE_MATCHING.value})
+            folder.write_json(METRICS, {"scores": scores.to_json(), "protocol": protocol.value})
             return {"images": len(split)}
 
         evaluated = run.stage("evaluation", {"predictions": predicted.inputs}, evaluate)

@@ -10,6 +10,7 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.submission import Method, check_submission, write_submission
 from luss_ray.protocols.rules import Protocol
+from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.infer import infer
 from luss_ray.stages.run import Run
@@ -36,10 +37,10 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
         UserError: the run is not far enough, or what was written does not pass the check.
     """
     split = run.data.split(split_name)
-    matching, scheme = None, Protocol.DISTANCE_MATCHING
+    matching, scheme = None, Protocol.UNSUPERVISED.value
+    trained_on = f"{run.recipe.pretrain.split} of {run.data.manifest.name}"
     if run.finished("references") is None:
-        scheme, finetuned = Protocol.UNSUPERVISED, run.finished("finetune")
-        evaluation = run.finished("evaluation")
+        finetuned, evaluation = run.finished("finetune"), run.finished("evaluation")
         if finetuned is None or evaluation is None:
             raise UserError(f"{run.folder.uri} is not finished: run jobs/pass.py again, it goes on where it stopped")
         mapping = (evaluation.folder / METRICS).read_json()["matching"]
@@ -49,12 +50,13 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
         predicted = run.finished(f"predictions-{split_name}")
         if predicted is None:
             raise UserError(f"{run.folder.uri}: run jobs/distance_matching.py --split {split_name} first")
-    recipe = run.recipe
+        result = run.folder.read_json(RESULT)
+        scheme, trained_on = result["protocol"], f"backbone: {result['weights']['trained_by']}"
     method = Method(
         name=name,
-        training_data=f"{recipe.pretrain.split} of {run.data.manifest.name}",
-        training_scheme=f"{scheme.value} protocol, from scratch",
-        networks=recipe.backbone.name.value,
+        training_data=trained_on,
+        training_scheme=f"{scheme} protocol",
+        networks=run.recipe.backbone.name.value,
         link=LINK,
         description=description,
     )

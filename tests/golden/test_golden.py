@@ -4,13 +4,11 @@ import importlib.util
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 RUNNER = Path(__file__).with_name("run.py")
-SELECTION = Path(__file__).with_name("selection.zip")
 SELECTED = [
     *(("eval", name) for name in ("e50_edge", "e50_outofrange", "e50_merged", "e300_mixed", "e919_wide")),
     *(("curve", name) for name in ("c50_exact", "c300")),
@@ -34,15 +32,6 @@ def _runner():
 
 
 runner = _runner()
-
-
-@pytest.fixture(scope="session")
-def selection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the selected cases."""
-    folder = tmp_path_factory.mktemp("golden")
-    with zipfile.ZipFile(SELECTION) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 def assert_all_hold(folder: Path, kind: str, name: str) -> None:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import fixtures_run as job
@@ -15,16 +14,6 @@ from luss_ray.imagenet_s import masks
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
-
-SELECTION = job.ROOT / "tests" / "golden" / "selection.zip"
-
-
-@pytest.fixture(scope="module")
-def golden_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("golden")
-    with zipfile.ZipFile(SELECTION) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -44,8 +33,8 @@ def refused(expected: str, *arguments: object) -> None:
     assert expected in done.stderr
 
 
-def test_the_published_numbers_from_the_command_line(golden_cases: Path, tmp_path: Path) -> None:
-    case, out = golden_cases / "eval" / "e50_merged", tmp_path / "out" / "scores.json"
+def test_the_published_numbers_from_the_command_line(selection: Path, tmp_path: Path) -> None:
+    case, out = selection / "eval" / "e50_merged", tmp_path / "out" / "scores.json"
     expected = json.loads((case / "expected.json").read_text())
     match = case / expected["match_file"]
     done = evaluate(*on(case, "--names", case / "names.txt", "--matching", match, "--out", out))
@@ -61,8 +50,8 @@ def test_the_published_numbers_from_the_command_line(golden_cases: Path, tmp_pat
     refused("--strict", *on(case, "--matching", several, "--out", out, "--strict"))
 
 
-def test_the_matching_that_was_found_is_saved_and_used_again(golden_cases: Path, tmp_path: Path) -> None:
-    case, match = golden_cases / "eval" / "e50_edge", tmp_path / "match.json"
+def test_the_matching_that_was_found_is_saved_and_used_again(selection: Path, tmp_path: Path) -> None:
+    case, match = selection / "eval" / "e50_edge", tmp_path / "match.json"
     expected = json.loads((case / "expected.json").read_text())["match"]["optimal_total"]
     first = evaluate(*on(case, "--save-matching", match, "--out", tmp_path / "1.json"))
     assert first.returncode == 0, first.stderr
@@ -74,8 +63,8 @@ def test_the_matching_that_was_found_is_saved_and_used_again(golden_cases: Path,
     assert found == reused
 
 
-def test_the_curve_from_the_command_line(golden_cases: Path, tmp_path: Path) -> None:
-    case, out = golden_cases / "curve" / "c50_exact", tmp_path / "curve.json"
+def test_the_curve_from_the_command_line(selection: Path, tmp_path: Path) -> None:
+    case, out = selection / "curve" / "c50_exact", tmp_path / "curve.json"
     expected = json.loads((case / "expected.json").read_text())
     options = ("--attention", case / "validation", "--curve", "--matching", "none", "--out", out)
     done = evaluate(*on(case, *options))
@@ -115,9 +104,9 @@ def test_a_runs_predictions_in_shards_score_as_in_folders(shards: Path, tmp_path
     assert (tmp_path / "shards.json").read_text() == (tmp_path / "f.json").read_text()
 
 
-def test_what_the_user_got_wrong_is_one_line_and_code_2(golden_cases: Path, tmp_path: Path) -> None:
+def test_what_the_user_got_wrong_is_one_line_and_code_2(selection: Path, tmp_path: Path) -> None:
     case, out = tmp_path / "case", tmp_path / "out.json"
-    shutil.copytree(golden_cases / "eval" / "e50_outofrange", case)
+    shutil.copytree(selection / "eval" / "e50_outofrange", case)
     beyond = evaluate(*on(case, "--matching", "none", "--out", out))
     assert beyond.returncode == 0 and "predictions hold ids beyond the categories" in beyond.stdout
     refused("beyond the categories", *on(case, "--matching", "none", "--out", out, "--strict"))
