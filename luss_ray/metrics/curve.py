@@ -10,9 +10,11 @@ from luss_ray.core.errors import UserError
 from luss_ray.metrics.boundaries import border_band, boundary_mask, boundary_width_px, window_extremes
 from luss_ray.metrics.curve_totals import CLASS, EVENT, Cooccurrence, ImageCurve, Slots
 from luss_ray.metrics.image_store import ImageStore, from_arrays, to_arrays
+from luss_ray.metrics.levels import Levels
 from luss_ray.metrics.matching import MatchingCounts, match_by_images, matching_total
+from luss_ray.metrics.runs import Runs, find_runs, mask_rows
 from luss_ray.metrics.scores import Scores
-from luss_ray.metrics.segmentation import SegmentationCounts, mask_rows
+from luss_ray.metrics.segmentation import SegmentationCounts
 
 PUBLISHED_THRESHOLDS = tuple((np.arange(81) / 100).tolist())
 """0.00 .. 0.80 in steps of 0.01."""
@@ -70,7 +72,7 @@ class ThresholdCurve:
         if not 0 < len(self.thresholds) < 255 or any(np.diff(self.thresholds) <= 0):
             raise UserError(f"thresholds must be 1 to 254 ascending numbers, got {self.thresholds}")
         self._clusters = self.num_clusters or self.num_categories
-        self._levels = np.array(self.thresholds, np.float32)
+        self._levels = Levels(np.array(self.thresholds, np.float32))
 
     def update(
         self,
@@ -93,14 +95,15 @@ class ThresholdCurve:
             raise UserError(f"labels are {labels.shape} and mask {mask.shape} (height, width): make them one size")
         if labels.max() > self._clusters:
             raise UserError(f"label {labels.max()} in a map of {self._clusters} clusters: set num_clusters")
-        categories, rows = mask_rows(mask, self.num_categories)
         lifetimes = self._lifetimes(labels, attention)
-        clusters, table = self._intervals(labels, lifetimes, mask, rows, len(categories))
-        edge = boundary_mask(mask) if self.boundary else np.zeros(mask.shape, bool)
+        no_edge = np.zeros(mask.shape, bool)
+        runs = find_runs(labels, mask, no_edge, boundary_mask(mask) if self.boundary else no_edge)
+        categories, rows = mask_rows(runs.mask, self.num_categories)
+        clusters, table = self._intervals(labels, lifetimes, runs, rows, len(categories))
         classes = np.zeros(len(categories), CLASS)
         classes["category"] = categories
-        classes["pixels"] = np.bincount(rows.ravel(), minlength=len(categories) + 1)[:-1]
-        classes["boundary_pixels"] = np.bincount(rows[edge], minlength=len(categories) + 1)[:-1]
+        for name, pixels in (("pixels", runs.pixels), ("boundary_pixels", runs.pixels * runs.mask_edge)):
+            classes[name] = np.bincount(rows, weights=pixels, minlength=len(categories) + 1)[:-1]
         row, kind, cluster, at = np.nonzero(table)
         events = np.zeros(len(row), EVENT)
         events["row"], events["kind"], events["cluster"], events["at"] = row, kind, clusters[cluster], at
@@ -111,42 +114,39 @@ class ThresholdCurve:
         self, labels: Integer[np.ndarray, "H W"], attention: Float[np.ndarray, "H W"] | None
     ) -> UInt8[np.ndarray, "H W"]:
         """At how many of the thresholds, from the lowest up, a pixel keeps its label; 0 where that is other anyway."""
-        if attention is None:
-            alive = np.full(labels.shape, len(self._levels), np.uint8)
-        else:
-            alive = np.searchsorted(self._levels, attention.astype(np.float32, copy=False), side="right")
+        alive = (
+            len(self._levels) if attention is None else self._levels.reached(attention.astype(np.float32, copy=False))
+        )
         return np.where(labels > 0, alive, 0).astype(np.uint8)
 
     def _intervals(
         self,
         labels: Integer[np.ndarray, "H W"],
         lifetimes: UInt8[np.ndarray, "H W"],
-        mask: Integer[np.ndarray, "H W"],
-        rows: Integer[np.ndarray, "H W"],
+        runs: Runs,
+        rows: Integer[np.ndarray, " R"],
         num_rows: int,
     ) -> tuple[Integer[np.ndarray, " L"], Int64[np.ndarray, "G 3 L T"]]:
         """Clusters present, 0 first; starts minus ends of intervals by (category row, kind, cluster, threshold)."""
-        num_levels = len(self._levels)
-        present = np.bincount(labels.ravel(), minlength=1) > 0
+        present = np.bincount(runs.labels, minlength=1) > 0
         present[0] = True
         clusters = np.flatnonzero(present)
-        columns = (np.cumsum(present) - 1)[labels]
-        shape = (num_rows + 1, 3, len(clusters), num_levels + 1)
-        strides = [int(np.prod(shape[axis + 1 :])) for axis in range(3)]
-        base = rows * strides[0]
+        column = (np.cumsum(present) - 1)[runs.labels]
+        shape = (num_rows + 1, 2, len(clusters), len(self._levels) + 1)
+        code = np.repeat(((rows * 2 + runs.mask_edge) * shape[2] + column) * shape[3], runs.pixels)
 
-        def count(kind: Integer[np.ndarray, "H W"] | int, column: np.ndarray | int, start: np.ndarray, end: np.ndarray):
-            code = base + kind * strides[1] + column * strides[2]
-            size = int(np.prod(shape))
-            started = np.bincount((code + start).ravel(), minlength=size)
-            return started - np.bincount((code + end).ravel(), minlength=size)
+        def count(times: UInt8[np.ndarray, "H W"]) -> Int64[np.ndarray, "G1 2 L T1"]:
+            return np.bincount(code + times.ravel(), minlength=int(np.prod(shape))).reshape(shape)
 
-        table = count(0, columns, np.zeros_like(lifetimes), lifetimes)
+        ended = count(lifetimes)
+        table = np.zeros((num_rows + 1, 3, *shape[2:]), np.int64)
+        table[:, 0] = -ended.sum(axis=1)
+        table[:, 0, :, 0] -= table[:, 0].sum(axis=2)
         if self.boundary:
-            kind = np.where(boundary_mask(mask), np.intp(2), np.intp(1))
-            starts, ends = _boundary_times(labels, lifetimes, num_levels)
-            table += count(kind, columns, starts, lifetimes) + count(kind, 0, lifetimes, ends)
-        return clusters, table.reshape(shape)[:-1, ..., :-1]
+            starts, ends = _boundary_times(labels, lifetimes, len(self._levels))
+            table[:, 1:] = count(starts) - ended
+            table[:, 1:, 0] += (ended - count(ends)).sum(axis=2)
+        return clusters, table[:-1, ..., :-1]
 
     def __iadd__(self, other: "ThresholdCurve") -> "ThresholdCurve":
         assert self._key() == other._key()
@@ -200,7 +200,7 @@ class ThresholdCurve:
         met: list[Cooccurrence] = []
         for slots in self._slots():
             here = []
-            for level, threshold in enumerate(self._levels):
+            for level, threshold in enumerate(self.thresholds):
                 slots.advance(level)
                 here.append(slots.cooccurrence(all_images=bool(threshold <= 0)))
             met = [a.plus(b) for a, b in zip(met, here, strict=True)] if met else here

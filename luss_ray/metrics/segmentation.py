@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Int64, Integer
 
 from luss_ray.core.errors import UserError
-from luss_ray.imagenet_s.masks import IGNORE
 from luss_ray.metrics.boundaries import boundary_mask
 from luss_ray.metrics.matching import apply_mapping
+from luss_ray.metrics.runs import Runs, find_runs, mask_rows
 from luss_ray.metrics.scores import (
     BOTH,
     BOUNDARY,
@@ -68,28 +68,20 @@ class SegmentationCounts:
             raise UserError(
                 f"prediction is {prediction.shape} and mask {mask.shape} (height, width): predict at the mask's size"
             )
-        edges = (boundary_mask(prediction), boundary_mask(mask)) if self.boundary else None
+        edges = [boundary_mask(ids) if self.boundary else np.zeros(ids.shape, bool) for ids in (prediction, mask)]
+        runs = find_runs(prediction, mask, *edges)
         if mapping is not None:
-            prediction = apply_mapping(prediction, mapping)
-        categories, rows = mask_rows(mask, self.num_categories)
-        table = self._joint(prediction, rows, len(categories), edges)
-        self._add(categories, table)
+            runs = runs._replace(labels=apply_mapping(runs.labels, mapping))
+        self._add(*self._joint(runs))
 
-    def _joint(
-        self,
-        prediction: Integer[np.ndarray, "H W"],
-        rows: Integer[np.ndarray, "H W"],
-        num_rows: int,
-        edges: tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]] | None,
-    ) -> Int64[np.ndarray, "G 2 2 columns"]:
-        """Pixels by category row, on the prediction's boundary, on the mask's, predicted id (N + 1: out of range)."""
-        columns = self.num_categories + 2
-        code = rows * (4 * columns) + np.minimum(prediction, columns - 1)
-        if edges is not None:
-            code += edges[0] * np.intp(2 * columns)
-            code += edges[1] * np.intp(columns)
-        flat = np.bincount(code.ravel(), minlength=(num_rows + 1) * 4 * columns)
-        return flat.reshape(num_rows + 1, 2, 2, columns)[:-1]
+    def _joint(self, runs: Runs) -> tuple[Integer[np.ndarray, " G"], Int64[np.ndarray, "G 2 2 columns"]]:
+        """Categories; pixels by category, on the prediction's boundary, on the mask's, label (N + 1: out of range)."""
+        categories, rows = mask_rows(runs.mask, self.num_categories)
+        shape = (len(categories) + 1, 2, 2, self.num_categories + 2)
+        places = (rows, runs.label_edge, runs.mask_edge, np.minimum(runs.labels, self.num_categories + 1))
+        codes = np.ravel_multi_index([place.astype(np.intp, copy=False) for place in places], shape)
+        table = np.bincount(codes, weights=runs.pixels, minlength=int(np.prod(shape)))
+        return categories, table.astype(np.int64).reshape(shape)[:-1]
 
     def _add(self, categories: Integer[np.ndarray, " G"], table: Int64[np.ndarray, "G 2 2 columns"]) -> None:
         region = table.sum(axis=(1, 2))
@@ -130,26 +122,3 @@ class SegmentationCounts:
             f_units=self.f_units,
             boundary=self.boundary,
         )
-
-
-def mask_rows(
-    mask: Integer[np.ndarray, "H W"], num_categories: int
-) -> tuple[Integer[np.ndarray, " G"], Integer[np.ndarray, "H W"]]:
-    """Return the categories present in a mask, ascending, and for each pixel which of them it is; G where ignored.
-
-    Args:
-        mask: 0 = other, 1..N, 1000 = ignore.
-        num_categories: N.
-
-    Raises:
-        UserError: another id.
-    """
-    present = np.flatnonzero(np.bincount(mask.ravel()))
-    categories = present[present != IGNORE]
-    if len(categories) and categories[-1] > num_categories:
-        raise UserError(
-            f"a mask holds id {categories[-1]} but there are {num_categories} categories: use the masks of this dataset"
-        )
-    lookup = np.full(IGNORE + 1, len(categories), np.intp)
-    lookup[categories] = np.arange(len(categories))
-    return categories, lookup[mask]
