@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from luss_ray.storage.uri import Location
 _TRAIN, _VALIDATION = re.compile(r"n\d{8}_\d+"), re.compile(r"ILSVRC2012_val_\d{8}")
 _IMAGES = (".jpeg", ".jpg", ".png")
 _CLASS_TAR = re.compile(r"n\d{8}\.tar")
+_NUM_SCANS = 16
+"""So many tars are looked through at once: each waits for its storage most of the time."""
 
 
 class Place(NamedTuple):
@@ -99,7 +102,7 @@ class ImageNet:
         return int(np.searchsorted(self.stems, stem.encode()))
 
 
-def find_imagenet(location: Location, on_file: Callable[[int, int], None] = lambda done, total: None) -> ImageNet:
+def find_imagenet(location: Location, on_tar: Callable[[int, int], None] = lambda done, total: None) -> ImageNet:
     """Return the images of a copy of ImageNet-1k.
 
     Every image is known by its name, so all forms are found alike, and mixtures of them: class folders or flat ones
@@ -108,17 +111,15 @@ def find_imagenet(location: Location, on_file: Callable[[int, int], None] = lamb
 
     Args:
         location: folder or s3:// prefix.
-        on_file: is told how many of how many tars were looked through.
+        on_tar: is told how many of how many tars, those within others included, were looked through.
 
     Raises:
         UserError: nothing of ImageNet is there, or a tar is damaged.
     """
     names = location.list()
     places = [Place(stem, name, 0, -1) for name in names if (stem := _stem(name)) is not None]
-    tars = [name for name in names if name.endswith(".tar")]
-    for done, name in enumerate(tars, 1):
-        places += _in_tar(location, name)
-        on_file(done, len(tars))
+    tars = [_Tar(name) for name in names if name.endswith(".tar")]
+    places += _in_tars(location, tars, on_tar)
     if not places:
         raise UserError(
             f"{location.uri} holds no ImageNet images: looked for names like n01440764_10026.JPEG and "
@@ -135,20 +136,49 @@ def _stem(name: str) -> str | None:
     return stem if _TRAIN.fullmatch(stem) or _VALIDATION.fullmatch(stem) else None
 
 
-def _in_tar(location: Location, name: str) -> Iterator[Place]:
-    """Yield the images in a tar, and in the class tars within it."""
-    with location.open(name) as stream:
+class _Tar(NamedTuple):
+    """A file that is a tar, or the part of one that is a class's tar."""
+
+    file: str
+    offset: int = 0
+    size_bytes: int = -1
+
+
+def _in_tars(location: Location, tars: list[_Tar], on_tar: Callable[[int, int], None]) -> list[Place]:
+    """Return the images in tars, and in the class tars within them."""
+    places: list[Place] = []
+    with ThreadPoolExecutor(_NUM_SCANS) as pool:
+        scans: set[Future] = {pool.submit(_in_tar, location, tar) for tar in tars}
+        done, total = 0, len(scans)
         try:
-            for member in scan_tar(stream):
+            while scans:
+                finished, scans = wait(scans, return_when=FIRST_COMPLETED)
+                for scan in finished:
+                    found, inner = scan.result()
+                    places += found
+                    scans |= {pool.submit(_in_tar, location, tar) for tar in inner}
+                    total += len(inner)
+                done += len(finished)
+                on_tar(done, total)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return places
+
+
+def _in_tar(location: Location, tar: _Tar) -> tuple[list[Place], list[_Tar]]:
+    """Return the images in a tar, and the class tars in it."""
+    images, inner = [], []
+    with location.open(tar.file) as stream:
+        try:
+            for member in scan_tar(stream if tar.size_bytes < 0 else _Window(stream, tar.offset, tar.size_bytes)):
+                offset = tar.offset + member.offset
                 if (stem := _stem(member.name)) is not None:
-                    yield Place(stem, name, member.offset, member.size_bytes)
+                    images.append(Place(stem, tar.file, offset, member.size_bytes))
                 elif _CLASS_TAR.fullmatch(member.name.rpartition("/")[2]):
-                    inner = _Window(stream, member.offset, member.size_bytes)
-                    for image in scan_tar(inner):
-                        if (stem := _stem(image.name)) is not None:
-                            yield Place(stem, name, member.offset + image.offset, image.size_bytes)
+                    inner.append(_Tar(tar.file, offset, member.size_bytes))
         except ValueError as error:
-            raise UserError(f"{location.child(name).uri}: {error}") from None
+            raise UserError(f"{location.child(tar.file).uri}: {error}") from None
+    return images, inner
 
 
 class _Window(io.BufferedIOBase):

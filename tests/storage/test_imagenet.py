@@ -1,3 +1,4 @@
+import io
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from fixtures_imagenet import tar_of
 
 from luss_ray.core.errors import UserError
 from luss_ray.storage.imagenet import find_imagenet
+from luss_ray.storage.tar import scan_tar
 from luss_ray.storage.uri import Location
 
 
@@ -25,7 +27,9 @@ def test_tars_in_an_object_store_are_read_in_place(look_alike, place):
         place.write(file.name, file.read_bytes())
     progress = []
     found = find_imagenet(place, lambda done, total: progress.append((done, total)))
-    assert progress == [(1, 2), (2, 2)]
+    num_classes = len({stem.partition("_")[0] for stem in look_alike.train})
+    assert progress[-1] == (2 + num_classes, 2 + num_classes)
+    assert [done for done, _ in progress] == sorted({done for done, _ in progress})
     assert all(found.read(stem) == data for stem, data in look_alike.train.items())
 
 
@@ -51,4 +55,12 @@ def test_what_is_not_imagenet_is_one_error(tmp_path: Path):
         find_imagenet(Location.parse(tmp_path))
     (tmp_path / "other.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(UserError, match=r"other.tar: not a complete tar"):
+        find_imagenet(Location.parse(tmp_path))
+
+
+def test_a_class_tar_that_ends_early_is_one_error(look_alike, tmp_path: Path):
+    data = (look_alike.forms["tars"] / "ILSVRC2012_img_train.tar").read_bytes()
+    inner = data[scan_tar(io.BytesIO(data))[0].offset :][: scan_tar(io.BytesIO(data))[0].size_bytes]
+    (tmp_path / "train.tar").write_bytes(tar_of({"n01000000.tar": inner[: 512 + 100]}))
+    with pytest.raises(UserError, match=r"train.tar: not a complete tar"):
         find_imagenet(Location.parse(tmp_path))
