@@ -73,6 +73,12 @@ def program(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess
     )
 
 
+def audit(run: Path) -> subprocess.CompletedProcess[str]:
+    """Audit a run."""
+    command = [sys.executable, str(ROOT / "jobs" / "audit.py"), str(run)]
+    return subprocess.run(command, env=job_environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
 def run_program(name: str, folder: Path, *words: str) -> str:
     """Run another job, which must succeed; return what it printed."""
     done = program(name, folder, *words)

@@ -19,9 +19,19 @@ class EpochUse:
     """Samples consumed, doubled ones counted twice."""
     digest: int = 0
     """Sum of the pairs' 64-bit hashes modulo 2**64: the same for any order, other for a missing or doubled sample."""
+    replaced: int = 0
+    """Of these, samples that couldn't be read and in whose place another was used."""
 
     def __add__(self, other: "EpochUse") -> "EpochUse":
-        return EpochUse(count=self.count + other.count, digest=(self.digest + other.digest) % _WRAP)
+        return EpochUse(
+            count=self.count + other.count,
+            digest=(self.digest + other.digest) % _WRAP,
+            replaced=self.replaced + other.replaced,
+        )
+
+    def is_of(self, wanted: "EpochUse") -> bool:
+        """Return whether exactly the wanted samples were asked for, replaced or not."""
+        return (self.count, self.digest) == (wanted.count, wanted.digest)
 
 
 @dataclass(kw_only=True)
@@ -31,12 +41,25 @@ class Consumption:
     epochs: dict[int, EpochUse] = field(default_factory=dict)
     """Use of each epoch that was begun, by epoch number."""
 
-    def add(self, epochs: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"]) -> None:
-        """Count n consumed samples."""
-        hashes = _pair_hashes(np.asarray(epochs), np.asarray(rows))
+    def add(
+        self,
+        epochs: Int[np.ndarray, " n"],
+        rows: Int[np.ndarray, " n"],
+        used_rows: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Count n consumed samples.
+
+        Args:
+            epochs: epoch of each.
+            rows: the rows that the plan asks for.
+            used_rows: those that took their place, the same where nothing was wrong with them; `rows` unless given.
+        """
+        epochs, rows = np.asarray(epochs), np.asarray(rows)
+        hashes, replaced = _pair_hashes(epochs, rows), rows != (rows if used_rows is None else used_rows)
         for epoch in np.unique(epochs).tolist():
-            chosen = hashes[np.asarray(epochs) == epoch]
-            use = EpochUse(count=len(chosen), digest=int(chosen.sum(dtype=np.uint64)))
+            here = epochs == epoch
+            digest = int(hashes[here].sum(dtype=np.uint64))
+            use = EpochUse(count=int(here.sum()), digest=digest, replaced=int(replaced[here].sum()))
             self.epochs[epoch] = self.epochs.get(epoch, EpochUse()) + use
 
     def __add__(self, other: "Consumption") -> "Consumption":
@@ -47,23 +70,42 @@ class Consumption:
         return Consumption(epochs=dict(sorted(merged.items())))
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Return {epoch: [count, digest]} for JSON."""
-        return {str(epoch): [use.count, use.digest] for epoch, use in self.epochs.items()}
+        """Return {epoch: [count, digest, replaced]} for JSON."""
+        return {str(epoch): [use.count, use.digest, use.replaced] for epoch, use in self.epochs.items()}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, list[int]]) -> "Consumption":
         """Return what `to_dict` stored."""
         return cls(
-            epochs={int(epoch): EpochUse(count=count, digest=digest) for epoch, (count, digest) in stored.items()}
+            epochs={
+                int(epoch): EpochUse(count=count, digest=digest, replaced=replaced)
+                for epoch, (count, digest, replaced) in stored.items()
+            }
         )
 
-    def compare(self, expected: "Consumption") -> dict[int, tuple[int, int, bool]]:
-        """Return {epoch: (expected count, consumed count, whether exactly the expected samples were consumed)}."""
-        nothing = EpochUse()
-        pairs = {
-            e: (expected.epochs.get(e, nothing), self.epochs.get(e, nothing)) for e in expected.epochs | self.epochs
-        }
-        return {epoch: (wanted.count, used.count, wanted == used) for epoch, (wanted, used) in sorted(pairs.items())}
+    def compare(self, expected: "Consumption") -> list["EpochAudit"]:
+        """Return what became of each epoch that was begun, or should have been."""
+        return [
+            EpochAudit(epoch=epoch, expected=expected.epochs.get(epoch, EpochUse()), used=use)
+            for epoch, use in sorted((dict.fromkeys(expected.epochs, EpochUse()) | self.epochs).items())
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochAudit:
+    """One epoch, planned and real."""
+
+    epoch: int
+    expected: EpochUse
+    used: EpochUse
+
+    @property
+    def finding(self) -> str:
+        """What is wrong; empty where everything adds up."""
+        surplus = self.used.count - self.expected.count
+        if surplus:
+            return f"{abs(surplus)} {'doubled' if surplus > 0 else 'missing'}"
+        return "" if self.used.is_of(self.expected) else "others than planned"
 
 
 def expected_consumption(plan: Plan, upto_step: int) -> Consumption:

@@ -5,7 +5,7 @@ The pipeline's rows are step numbers, so its order is the plan's order and resum
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import ray.data
 import torch
-from ray.data import DataContext
+from jaxtyping import Int
+from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
@@ -24,7 +25,9 @@ from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
-_STEPS_PER_TASK = 8
+_CHUNK_BYTES = 32 << 20
+_MAX_CHUNK_STEPS = 16
+_CHUNKS_AT_ONCE = 2
 _SCHEDULING_REST_S = 0.1
 _REPLACEMENT_STRIDE = 7919
 _MAX_REPLACEMENTS = 100
@@ -71,7 +74,12 @@ class StreamSpec:
 
 
 class Loader:
-    """Makes one rank's part of a global batch; lives in an actor of Ray Data."""
+    """Makes one rank's part of global batches; lives in an actor of Ray Data.
+
+    It is given a *chunk* at a time: consecutive steps, whose rows are neighbours in their shards, lane by lane. All of
+    them are read at once, in large ranges, and decoded step by step. Two chunks are under way in an actor, so that one
+    is read while the other is decoded and the store's latency is hidden.
+    """
 
     def __init__(self, *, spec: StreamSpec, rank: int, world: int, start_step: int, num_threads: int) -> None:
         self.spec, self.rank, self.world, self.start_step = spec, rank, world, start_step
@@ -82,16 +90,28 @@ class Loader:
         torch.set_num_threads(1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the slice of each asked-for step, counted from the first of this pipeline."""
-        for step in batch["id"]:
-            yield self.load(self.start_step + int(step))
+        """Yield the slices of a chunk of steps, counted from the first of this pipeline."""
+        yield from self.load(self.start_step + batch["id"])
 
-    def load(self, step: int) -> dict[str, np.ndarray]:
-        """Return this rank's slice of global batch `step`: the transform's arrays and (epoch, row, used_row)."""
-        epochs, rows = self.plan.slice(step, self.rank, self.world)
-        draws = uniforms(self.spec.seed, CROPS, epochs.tolist(), rows.tolist(), self.spec.transform.num_uniforms)
+    def load(self, steps: Int[np.ndarray, " n"]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield this rank's slice of each step: the transform's arrays and (epoch, row, used_row)."""
+        slices = [self.plan.slice(int(step), self.rank, self.world) for step in steps]
+        rows = np.concatenate([rows for _, rows in slices])
         images = self.split.try_read_images(rows)
         labels = self.labels.read(rows) if self.labels else [None] * len(rows)
+        first = 0
+        for epochs, rows in slices:
+            here = slice(first, first := first + len(rows))
+            yield self._batch(epochs, rows, images[here], labels[here])
+
+    def _batch(
+        self,
+        epochs: Int[np.ndarray, " b"],
+        rows: Int[np.ndarray, " b"],
+        images: list[bytes | BadSampleError],
+        labels: Sequence[bytes | None],
+    ) -> dict[str, np.ndarray]:
+        draws = uniforms(self.spec.seed, CROPS, epochs.tolist(), rows.tolist(), self.spec.transform.num_uniforms)
         made = list(self.pool.map(self._sample, rows.tolist(), images, labels, draws))
         arrays = {name: np.stack([sample[name] for _, sample in made]) for name in made[0][1]}
         used = np.array([row for row, _ in made], np.int64)
@@ -132,8 +152,10 @@ def stream(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Breathe]
-    left = num_steps - start_step
-    steps = ray.data.range(left, override_num_blocks=-(-left // _STEPS_PER_TASK), concurrency=1)
+    split, plan = spec.open_split(), spec.open_plan()
+    size = len(plan.slice(start_step, rank, world)[1])
+    left, chunk = num_steps - start_step, chunk_steps(split, size)
+    steps = ray.data.range(left, override_num_blocks=-(-left // chunk), concurrency=1)
     batches = steps.map_batches(
         Loader,
         fn_constructor_kwargs={
@@ -143,22 +165,42 @@ def stream(
             "start_step": start_step,
             "num_threads": num_threads,
         },
-        batch_size=1,
-        concurrency=num_loaders,
+        batch_size=None,
+        compute=ActorPoolStrategy(size=num_loaders, enable_true_multi_threading=True),
+        max_concurrency=_CHUNKS_AT_ONCE,
         num_cpus=1,
     )
-    size = len(spec.open_plan().slice(start_step, rank, world)[1])
     yield from batches.iter_batches(  # pyright: ignore[reportReturnType]  # "numpy" gives dicts of arrays
         batch_size=size, batch_format="numpy", prefetch_batches=2
     )
 
 
+def chunk_steps(split: Split, slice_size: int) -> int:
+    """Return how many steps a loader is given at a time: some 32 MiB of compressed images, at most 16 steps.
+
+    Args:
+        split: what is read.
+        slice_size: samples of a step's slice.
+    """
+    step_bytes = slice_size * float(split.image_bytes.mean())
+    return int(np.clip(_CHUNK_BYTES / step_bytes, 1, _MAX_CHUNK_STEPS))
+
+
+def num_ready() -> int:
+    """Return how many batches of this process's stream wait ready."""
+    return _Breathe.num_ready
+
+
 class _Breathe(ExecutionCallback):
-    """Lets Ray Data's scheduling loop rest between its steps.
+    """Lets Ray Data's scheduling loop rest between its steps; looks at its queue by the way.
 
     While the consumer is slower than the loaders every task has output ready, so the loop never waits: it would take
     half a core from the training thread, with which it shares the interpreter's lock.
     """
 
+    num_ready = 0
+
     def on_execution_step(self, executor: StreamingExecutor) -> None:
+        output = executor._output_node
+        _Breathe.num_ready = output[1].total_enqueued_output_blocks() if output else 0
         time.sleep(_SCHEDULING_REST_S)

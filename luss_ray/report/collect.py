@@ -1,6 +1,7 @@
 """Gathers what lies in a run's folder: result.json, and what the report page shows."""
 
 import importlib.metadata
+import json
 import platform
 from typing import Any
 
@@ -18,6 +19,7 @@ from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.run import STAGE, Run
 from luss_ray.stages.threshold import SWEEP, counts_file, example_rows, read_counts, scores_at
 from luss_ray.storage.labels import LabelShards
+from luss_ray.train.figures import METRICS as TRAINING_METRICS
 
 RESULT, REPORT = "result.json", "report.html"
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
@@ -58,6 +60,11 @@ def _read(run: Run, name: str) -> Any:
     return run.folder.read_json(name) if run.folder.exists(name) else None
 
 
+def _rows(run: Run, name: str) -> list[dict[str, float]]:
+    lines = run.folder.read(name).splitlines() if run.folder.exists(name) else []
+    return [json.loads(line) for line in lines]
+
+
 def _stages(run: Run) -> dict[str, dict[str, Any]]:
     names = [name.removesuffix(f"/{STAGE}") for name in run.folder.list(suffix=f"/{STAGE}")]
     about = {name: run.folder.read_json(f"{name}/{STAGE}") for name in names}
@@ -86,7 +93,7 @@ def _metrics(run: Run) -> dict[str, Any]:
 
 
 def _report_data(run: Run, result: dict[str, Any]) -> ReportData:
-    histories = {name: _read(run, f"{name}/history.json") for name in _TRAINED}
+    histories = {name: _rows(run, f"{name}/{TRAINING_METRICS}") for name in _TRAINED}
     return ReportData(
         result=result,
         name=run.folder.uri.rstrip("/").rsplit("/", 1)[-1],

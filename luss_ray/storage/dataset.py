@@ -162,6 +162,7 @@ class Split:
         self.image_bytes: np.ndarray = table["image_bytes"].to_numpy()
         self.mask_offsets: np.ndarray = table["mask_offset"].to_numpy()
         self.mask_bytes: np.ndarray = table["mask_bytes"].to_numpy()
+        self._versions: dict[str, str] = {}
         assert np.all(np.diff(self.shard_ids) >= 0), "rows are in pack order"
 
     def __len__(self) -> int:
@@ -184,6 +185,10 @@ class Split:
     def shard_uri(self, row: int) -> str:
         """Return the URI of the shard that holds a sample."""
         return self.shards_at.child(self.shards[self.shard_ids[row]]).uri
+
+    def sample_uri(self, row: int) -> str:
+        """Return the sample for messages: shard URI#key."""
+        return f"{self.shard_uri(row)}#{self.key(row)}"
 
     def read_images(self, rows: Rows) -> list[bytes]:
         """Return the encoded image of each row.
@@ -213,6 +218,7 @@ class Split:
             offsets=offsets[rows],
             sizes=sizes[rows],
             keys=self.keys.take(pa.array(rows)).to_pylist(),
+            versions=self._versions,
         )
 
     def _empty(self, row: int) -> BadSampleError:

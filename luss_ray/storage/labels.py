@@ -30,6 +30,7 @@ class LabelShards:
     def __init__(self, location: Location, split: Split, suffix: str = "label.png") -> None:
         self.location, self.split, self.suffix = location, split, suffix
         self._sidecars: dict[str, _Sidecar] = {}
+        self._versions: dict[str, str] = {}
 
     def publish(self, shard_number: int, labels: Sequence[bytes | None]) -> bool:
         """Publish the labels of one shard, exactly once.
@@ -86,7 +87,15 @@ class LabelShards:
             offsets[chosen], sizes[chosen] = sidecar.offsets[places], sidecar.sizes[places]
         keys = self.split.keys.take(pa.array(rows)).to_pylist()
         shards = self.split.shards
-        items = read_members(self.location, shards=shards, shard_ids=shard_ids, offsets=offsets, sizes=sizes, keys=keys)
+        items = read_members(
+            self.location,
+            shards=shards,
+            shard_ids=shard_ids,
+            offsets=offsets,
+            sizes=sizes,
+            keys=keys,
+            versions=self._versions,
+        )
         for item in items:
             if isinstance(item, BadSampleError):
                 raise item

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import obstore
 import pyarrow as pa
@@ -28,6 +28,15 @@ _STAGED = re.compile(r"#\d+$")
 _MAX_PUT_BYTES = 5 * 10**9
 _COALESCE_BYTES = 256 * 1024
 _READ_AHEAD_BYTES = 4 * 2**20
+
+
+class Pieces(NamedTuple):
+    """Parts of one object."""
+
+    data: list[bytes]
+    """What was asked for, in that order."""
+    version: str
+    """What the store calls this content of the object (its ETag); another one after a change."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,9 @@ class Location:
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Return `length` bytes from byte `start` on; see `read_ranges`."""
-        return self.read_ranges(name, [start], [length])[0]
+        return self.read_ranges(name, [start], [length]).data[0]
 
-    def read_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+    def read_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> "Pieces":
         """Return several pieces of one object, neighbouring ones fetched by one request.
 
         Args:
@@ -130,17 +139,25 @@ class Location:
             EOFError: the object ends before a piece does.
             UserError: the store refused.
         """
+        if not starts:
+            return Pieces([], "")
         target = self.child(name)
         spans = _merged(starts, lengths)
         first, sizes = [start for start, _ in spans], [stop - start for start, stop in spans]
+        store = open_store(self.bucket)
         with one_line_errors(target.uri, "read"):
-            # obstore's own merging ends the process when an object is shorter than expected, hence `coalesce=0`
-            buffers = obstore.get_ranges(open_store(self.bucket), target._key, starts=first, lengths=sizes, coalesce=0)
+            # Only a plain request tells the object's version.
+            answer = obstore.get(store, target._key, options={"range": spans[0]})
+            version, buffers = answer.meta["e_tag"] or "", [answer.bytes()]
+            if len(spans) > 1:
+                # obstore's own merging ends the process when an object is shorter than expected, hence `coalesce=0`
+                buffers += obstore.get_ranges(store, target._key, starts=first[1:], lengths=sizes[1:], coalesce=0)
         if any(len(buffer) != size for buffer, size in zip(buffers, sizes, strict=True)):
             raise EOFError(f"{target.uri} ends before the bytes asked for")
         views = [memoryview(buffer) for buffer in buffers]
-        pieces = zip(starts, lengths, (bisect_right(first, start) - 1 for start in starts), strict=True)
-        return [bytes(views[i][start - first[i] : start - first[i] + length]) for start, length, i in pieces]
+        places = zip(starts, lengths, (bisect_right(first, start) - 1 for start in starts), strict=True)
+        data = [bytes(views[i][start - first[i] : start - first[i] + length]) for start, length, i in places]
+        return Pieces(data, version)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[io.BufferedIOBase]:

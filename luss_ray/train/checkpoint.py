@@ -16,6 +16,8 @@ from torch import Tensor
 from luss_ray.storage.uri import Location
 
 _SUFFIX = ".safetensors"
+_LENGTH_BYTES = 8
+"""safetensors begins with the length of its header, little-endian."""
 
 
 @dataclass(kw_only=True)
@@ -30,8 +32,8 @@ class Checkpoint:
     """Count and hash of the samples used so far, over all ranks (data/audit.py)."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Rows of figures logged so far."""
-    quarantined: list[str] = field(default_factory=list)
-    """Samples that couldn't be used so far: shard URI#key."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Samples that couldn't be used so far, as shard URI#key, and what was used instead."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Weights (`network/…`), optimiser (`optimiser/…`) and the trainee's own state (`trainee/…`)."""
 
@@ -82,6 +84,14 @@ class CheckpointStore:
                 return checkpoint
         return None
 
+    def newest_about(self) -> dict[str, Any] | None:
+        """Return what the newest checkpoint says besides its tensors, which are not read; None where there is none."""
+        names = self.folder.list(suffix=_SUFFIX)
+        if not names:
+            return None
+        length = int.from_bytes(self.folder.read_range(names[-1], 0, _LENGTH_BYTES), "little")
+        return _about(self.folder.read_range(names[-1], _LENGTH_BYTES, length))
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Write in the background; at most one write is under way.
 
@@ -117,6 +127,9 @@ def _encode(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> bytes:
 
 
 def _decode(data: bytes) -> Checkpoint:
-    header_bytes = int.from_bytes(data[:8], "little")
-    about = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["checkpoint"])
-    return Checkpoint(**about, tensors=safetensors.torch.load(data))
+    header = data[_LENGTH_BYTES : _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")]
+    return Checkpoint(**_about(header), tensors=safetensors.torch.load(data))
+
+
+def _about(header: bytes) -> dict[str, Any]:
+    return json.loads(json.loads(header)["__metadata__"]["checkpoint"])

@@ -10,6 +10,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress
 from luss_ray.storage.uri import Location
+from luss_ray.train.ledger import write_order
 from luss_ray.train.loop import Assignment, train_worker
 from luss_ray.train.monitor import watch
 from luss_ray.train.task import Task
@@ -47,6 +48,7 @@ def train(
         UserError: a worker refused its input, or the group failed more than `max_failures` times.
     """
     plan = task.stream().open_plan()
+    write_order(folder, task.stream())
     batch_size = task.optimisation.batch_size
     with (
         StageProgress(task.name, plan.num_steps, "steps", images_per_unit=batch_size) as progress,

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -21,10 +21,9 @@ from luss_ray.data.stream import StreamSpec, stream
 from luss_ray.optim.schedule import cosine_rate
 from luss_ray.storage.uri import Location
 from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
+from luss_ray.train.figures import METRICS, Figures
+from luss_ray.train.ledger import CHECKPOINTS, write_consumption
 from luss_ray.train.task import Task, Trainee, World
-
-_LOG_ROWS = 400
-_SHOW_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +66,17 @@ class Trainer:
         self.spec: StreamSpec = assignment.task.stream()
         self.plan = self.spec.open_plan()
         self.trainee: Trainee = assignment.task.build(self.world)
-        self.store = CheckpointStore(assignment.folder / "checkpoints")
-        self.progress = Progress(assignment, self.world, self.plan.num_steps)
+        self.store = CheckpointStore(assignment.folder / CHECKPOINTS)
+        self.figures = Figures(
+            stage=assignment.task.name,
+            rank=self.world.rank,
+            num_steps=self.plan.num_steps,
+            batch_size=assignment.task.optimisation.batch_size,
+            show=assignment.monitor.advance.remote,
+        )
+        self.checkpointed = time.monotonic()
         self.consumption = Consumption()
-        self.bad_rows: set[int] = set()
+        self.quarantined: dict[str, str] = {}
         self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(self.world.device)
         self.step = 0
 
@@ -87,7 +93,7 @@ class Trainer:
             num_loaders=self.given.num_loaders,
             num_threads=2,
         )
-        for batch in batches:
+        for batch in self.figures.noting_waits(batches):
             self.account(batch)
             self.take_step(network, self.to_device(batch))
             if self.checkpoint_is_due():
@@ -121,7 +127,7 @@ class Trainer:
         self.trainee.before_update(self.step)
         optimiser.step()
         self.step += 1
-        self.progress.record(self.step, figures | {"lr": lr})
+        self.figures.record(self.step, figures | {"lr": lr}, num_bad=len(self.quarantined))
 
     def mean_over_ranks(self, shares: dict[str, Tensor]) -> dict[str, float]:
         """Return the sums over all ranks of figures already weighted by each rank's share."""
@@ -140,19 +146,25 @@ class Trainer:
         return {name: torch.as_tensor(array).to(self.world.device, non_blocking=True) for name, array in batch.items()}
 
     def account(self, batch: dict[str, Any]) -> None:
-        """Count the samples used; refuse to go on when too many of them were unreadable."""
-        self.consumption.add(batch["epoch"], batch["row"])
-        self.bad_rows.update(batch["row"][batch["row"] != batch["used_row"]].tolist())
-        if len(self.bad_rows) > self.given.max_bad_samples:
-            raise UserError(
-                f"{self.spec.data.uri}: more than {self.given.max_bad_samples} unreadable images "
-                f"(e.g. {self.quarantined()[0]}); run shards/verify.py, or allow more with --max-bad-samples"
-            )
+        """Count the samples used; put aside those that couldn't be read."""
+        self.consumption.add(batch["epoch"], batch["row"], batch["used_row"])
+        replaced = batch["row"] != batch["used_row"]
+        if replaced.any():
+            split = self.spec.open_split()
+            pairs = zip(batch["row"][replaced], batch["used_row"][replaced], strict=True)
+            self.put_aside({split.sample_uri(bad): split.sample_uri(used) for bad, used in pairs})
 
-    def quarantined(self) -> list[str]:
-        """Return the unreadable samples met by this rank as shard URI#key."""
-        split = self.spec.open_split()
-        return [f"{split.shard_uri(row)}#{split.key(row)}" for row in sorted(self.bad_rows)]
+    def put_aside(self, replacements: dict[str, str]) -> None:
+        """Remember samples that can't be used; refuse to go on when all workers together met too many."""
+        new = replacements.keys() - self.quarantined.keys()
+        self.quarantined |= replacements
+        limit = self.given.max_bad_samples
+        num_bad: Any = ray.get(self.given.monitor.put_aside.remote(sorted(new))) if new else 0
+        if num_bad > limit:
+            raise UserError(
+                f"{self.spec.data.uri}: more than {limit} unreadable images (e.g. {min(new)}); "
+                "run shards/verify.py, or allow more with --max-bad-samples"
+            )
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one, on every rank."""
@@ -163,15 +175,16 @@ class Trainer:
         self.trainee.network.load_state_dict(section(found.tensors, "network"))
         load_optimiser(self.trainee.optimiser, section(found.tensors, "optimiser"))
         self.trainee.load_state(section(found.tensors, "trainee"))
-        self.progress.history = found.history
+        self.figures.history = found.history
         if self.world.rank == 0:
             self.consumption = Consumption.from_dict(found.consumption)
+            self.put_aside(found.quarantined)
 
     def checkpoint_is_due(self) -> bool:
         """Return whether to save now; rank 0's clock decides for all."""
         if self.step == self.plan.num_steps:
             return False
-        due = torch.tensor([float(self.progress.seconds_since_checkpoint() > self.given.checkpoint_every_s)])
+        due = torch.tensor([float(time.monotonic() - self.checkpointed > self.given.checkpoint_every_s)])
         due = due.to(self.world.device)
         if self.world.size > 1:
             dist.broadcast(due, 0)
@@ -180,7 +193,7 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write the state of all ranks, in the background, from rank 0."""
         consumption, quarantined = self.gather()
-        self.progress.checkpointed = time.monotonic()
+        self.checkpointed = time.monotonic()
         if self.world.rank != 0:
             return
         tensors = {f"network/{key}": value for key, value in self.trainee.network.state_dict().items()}
@@ -191,23 +204,25 @@ class Trainer:
                 step=self.step,
                 settings=self.given.settings,
                 consumption=consumption.to_dict(),
-                history=list(self.progress.history),
+                history=list(self.figures.history),
                 quarantined=quarantined,
                 tensors=tensors,
             )
         )
+        self.given.folder.write(METRICS, self.figures.to_jsonl())
 
-    def gather(self) -> tuple[Consumption, list[str]]:
+    def gather(self) -> tuple[Consumption, dict[str, str]]:
         """Return consumption and quarantine of all ranks."""
-        mine = (self.consumption.to_dict(), self.quarantined())
+        mine = (self.consumption.to_dict(), self.quarantined)
         everyone: list[Any] = [mine]
         if self.world.size > 1:
             everyone = [None] * self.world.size
             dist.all_gather_object(everyone, mine)
-        total = Consumption()
-        for consumption, _ in everyone:
+        total, quarantined = Consumption(), {}
+        for consumption, replacements in everyone:
             total = total + Consumption.from_dict(consumption)
-        return total, sorted({name for _, names in everyone for name in names})
+            quarantined |= replacements
+        return total, dict(sorted(quarantined.items()))
 
     def leave_weights(self) -> None:
         """Publish weights and figures; the stage is complete when they lie there."""
@@ -218,46 +233,12 @@ class Trainer:
             weights = {
                 key: value.detach().cpu().contiguous() for key, value in self.trainee.network.state_dict().items()
             }
-            folder.write_json("history.json", self.progress.history)
-            folder.write_json("consumption.json", {"consumed": consumption.to_dict(), "quarantined": quarantined})
+            self.given.folder.write(METRICS, self.figures.to_jsonl())
+            write_consumption(folder, self.step, consumption, quarantined)
             folder.write("weights.safetensors", safetensors.torch.save(weights))
-            (folder / "checkpoints").delete_prefix("")
+            (folder / CHECKPOINTS).delete_prefix("")
         if self.world.size > 1:
             dist.barrier()
-
-
-@dataclass
-class Progress:
-    """Figures of the steps: every step's for the eye, a few hundred rows for the report."""
-
-    given: Assignment
-    world: World
-    num_steps: int
-    history: list[dict[str, float]] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-    checkpointed: float = field(default_factory=time.monotonic)
-    _shown: float = 0.0
-    _steps: int = 0
-
-    def record(self, step: int, values: dict[str, float]) -> None:
-        """Take the figures of one step."""
-        self._steps += 1
-        now = time.monotonic()
-        if self._steps == 1:
-            self.started = now
-        if self.world.rank != 0:
-            return
-        if step % math.ceil(self.num_steps / _LOG_ROWS) == 0 or step == self.num_steps:
-            batch_size = self.given.task.optimisation.batch_size
-            rate = (self._steps - 1) * batch_size / (now - self.started) if self._steps > 1 else 0.0
-            self.history.append({"step": step, "images_per_s": round(rate, 2)} | values)
-        if now - self._shown > _SHOW_EVERY_S or step == self.num_steps:
-            self._shown = now
-            self.given.monitor.advance.remote(step, {"loss": values["loss"]})
-
-    def seconds_since_checkpoint(self) -> float:
-        """Return the age of the newest checkpoint, or of the start."""
-        return time.monotonic() - self.checkpointed
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -18,10 +18,16 @@ class Monitor:
 
     def __init__(self) -> None:
         self.done, self.values, self.refusal = 0, {}, None
+        self.quarantined: set[str] = set()
 
     def advance(self, done: int, values: dict[str, float]) -> None:
         """Note that `done` steps are finished."""
         self.done, self.values = done, values
+
+    def put_aside(self, names: list[str]) -> int:
+        """Note samples that can't be used; return how many there are, of all workers."""
+        self.quarantined.update(names)
+        return len(self.quarantined)
 
     def refuse(self, message: str) -> None:
         """Note a user error; the first one stays."""

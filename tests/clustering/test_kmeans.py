@@ -31,7 +31,7 @@ def test_normalisation_equals_the_published_one(golden: Path) -> None:
     assert normalise_rows(np.zeros((1, 3), np.float16)).tolist() == [[0, 0, 0]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 400), st.floats(1e-3, 1e4))
 def test_sums_on_the_grid_are_the_same_in_any_order(seed: int, n: int, scale: float) -> None:
     rng = np.random.default_rng(seed)

@@ -33,7 +33,7 @@ def test_any_world_sizes_and_restarts_add_up(first, second, worlds):
     for steps, world in zip(parts, worlds, strict=True):
         total += consume(plan, steps, world)
     assert total == expected_consumption(plan, plan.num_steps)
-    assert all(agrees for *_, agrees in total.compare(expected_consumption(plan, plan.num_steps)).values())
+    assert not any(epoch.finding for epoch in total.compare(expected_consumption(plan, plan.num_steps)))
 
 
 @pytest.mark.parametrize("upto_step", [0, 1, 5, 6, 11, 21])
@@ -46,17 +46,32 @@ def test_missing_doubled_and_swapped_samples_show():
     plan = make_plan()
     expected = expected_consumption(plan, plan.num_steps)
     epochs, rows = plan.sequence(0, plan.num_steps * plan.global_batch)
-    for change in (rows[:-1], np.append(rows[:-1], rows[0]), np.where(rows == rows[3], rows[4], rows)):
+    swapped = np.where(rows == rows[3], rows[4], rows)
+    last = np.array([epochs[-1]])
+    changes = (
+        (epochs[:-2], rows[:-2], "2 missing"),
+        (np.append(epochs, last), np.append(rows, rows[-1]), "1 doubled"),
+        (epochs, swapped, "others than planned"),
+    )
+    for of_epochs, change, finding in changes:
         used = Consumption()
-        used.add(epochs[: len(change)], change)
-        assert not all(agrees for *_, agrees in used.compare(expected).values())
+        used.add(of_epochs, change)
+        assert finding in "".join(epoch.finding for epoch in used.compare(expected))
 
 
-def test_compare_names_counts_of_epochs_on_either_side():
+def test_compare_names_epochs_on_either_side():
     used, expected = Consumption(), Consumption()
     used.add(np.array([2, 2]), np.array([5, 5]))
     expected.add(np.array([1, 2]), np.array([5, 5]))
-    assert used.compare(expected) == {1: (1, 0, False), 2: (1, 2, False)}
+    assert [(audit.epoch, audit.finding) for audit in used.compare(expected)] == [(1, "1 missing"), (2, "1 doubled")]
+
+
+def test_replaced_samples_are_counted_and_fulfil_the_plan():
+    used, expected = Consumption(), Consumption()
+    used.add(np.array([0, 0, 1]), np.array([5, 6, 6]), np.array([5, 9, 9]))
+    expected.add(np.array([0, 0, 1]), np.array([5, 6, 6]))
+    assert [(audit.used.replaced, audit.finding) for audit in used.compare(expected)] == [(1, ""), (1, "")]
+    assert Consumption.from_dict((used + used).to_dict()).epochs[0].replaced == 2
 
 
 def test_round_trip_through_json_keeps_64_bits():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from scipy.stats import kstest
@@ -124,7 +124,6 @@ def test_parameters_follow_their_distributions():
     assert (np.sort(orders, axis=1) == np.arange(4)).all()
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 50))
 def test_crops_smaller_than_the_kernel(height, width, seed):
     spec = replace(PLAIN, blur_p=1.0)

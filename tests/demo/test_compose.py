@@ -72,7 +72,7 @@ def test_categories_take_turns():
     scale=st.tuples(st.floats(0.1, 0.7), st.floats(0.7, 1.5)),
     neutral=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_scene_is_an_image_with_a_mask(*, seed, split, index, outside, scale, neutral):
     variant = replace(SMALL, outside=outside, object_scale=scale, neutral=neutral)
     image, mask = scene(seed, split, index, variant)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -44,16 +45,20 @@ def test_a_run_leaves_scores_of_everything_asked_for(finished: tuple[Path, str])
     assert "mIoU" in "".join(last[-7:]) and "random backbone" in last[-1]
 
 
-def test_every_sample_was_used_exactly_once_an_epoch(finished: tuple[Path, str], shards: Path) -> None:
-    from luss_ray.data.audit import Consumption, expected_consumption
-    from luss_ray.data.plan import Plan
-
+def test_every_sample_was_used_exactly_once_an_epoch(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
-    shard_ids = ShardedDataset.open(Location.parse(shards)).split("train").shard_ids
-    for stage, seed, epochs in (("pretrain", 10010, 2), ("attention", 10011, 1), ("finetune", 10012, 1)):
-        plan = Plan(shard_ids, seed=seed, global_batch=32, epochs=epochs)
-        used = Consumption.from_dict(json.loads((run / stage / "consumption.json").read_text())["consumed"])
-        assert all(same for *_, same in used.compare(expected_consumption(plan, plan.num_steps)).values())
+    done = job.audit(run)
+    assert done.returncode == 0, done.stderr
+    assert "5 training stages add up" in done.stdout and done.stdout.count(" 120 ") >= 6
+    changed = tmp_path / "changed"
+    shutil.copytree(run, changed)
+    ledger = json.loads((changed / "attention" / "consumption.json").read_text())
+    ledger["consumed"]["0"][0] -= 1
+    (changed / "attention" / "consumption.json").write_text(json.dumps(ledger))
+    done = job.audit(changed)
+    assert done.returncode == 1 and "1 missing" in done.stdout and "attention" in done.stdout
+    done = job.audit(tmp_path)
+    assert done.returncode == 2 and "no training stage that was begun" in done.stderr
 
 
 def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, str], shards: Path) -> None:

@@ -7,7 +7,7 @@ from luss_ray.core.errors import UserError
 from luss_ray.losses.queue import EmbeddingQueue
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(length=st.integers(1, 20), batches=st.lists(st.integers(0, 9), max_size=6))
 def test_holds_the_newest_rows_newest_batch_first(length, batches):
     queue, newest_first, counter = EmbeddingQueue(length, 1), [], 1

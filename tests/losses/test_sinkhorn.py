@@ -10,7 +10,7 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(num_samples=st.integers(1, 40), num_prototypes=st.integers(1, 30), seed=st.integers(0, 99))
 def test_samples_sum_to_one_and_prototypes_become_balanced(num_samples, num_prototypes, seed):
     scores = drawn(num_samples, num_prototypes, seed=seed).clamp(-1, 1)

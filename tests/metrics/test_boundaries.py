@@ -17,7 +17,7 @@ def brute_boundary(labels: np.ndarray) -> np.ndarray:
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     arrays(np.uint16, st.tuples(st.integers(1, 70), st.integers(1, 40)), elements=st.sampled_from([0, 1, 300, 1000]))
 )
@@ -25,7 +25,7 @@ def test_equals_the_definition(labels: np.ndarray) -> None:
     np.testing.assert_array_equal(boundary_mask(labels), brute_boundary(labels))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(1, 90), st.integers(1, 90))
 def test_equals_the_definition_on_regions(seed: int, height: int, width: int) -> None:
     coarse = np.random.default_rng(seed).integers(0, 3, (4, 4)) * 400

@@ -25,7 +25,7 @@ def test_equals_the_published_multi_label_matching(golden: Path) -> None:
     assert matching_total(counts, hungarian(counts)) == matching_total(counts, np.append(0, stored["multi_match"] + 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays(np.int64, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.integers(0, 9)))
 def test_hungarian_is_the_best_one_to_one_mapping(counts: np.ndarray) -> None:
     mapping = hungarian(counts)

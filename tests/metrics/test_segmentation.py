@@ -61,7 +61,7 @@ def naive_scores(images: list[tuple[np.ndarray, np.ndarray]], num_categories: in
     return means | {"acc": 100 * correct / len(images), "f": 100 * f / len(images)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_scores_are_what_a_naive_loop_over_the_definitions_gives(data: st.DataObject) -> None:
     num_categories = data.draw(st.integers(1, 5))

@@ -37,7 +37,7 @@ def test_two_gaussians_sits_where_the_components_are_equally_likely() -> None:
     assert two_gaussians(counted.counts, counted.edges) == pytest.approx(crossing, abs=0.01)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.int64, 12, elements=st.integers(0, 20)).filter(lambda counts: (counts > 0).sum() > 1))
 def test_otsu_maximises_the_variance_between_sides(counts: np.ndarray) -> None:
     edges = np.arange(13) / 12

@@ -12,9 +12,9 @@ def checkpoint(step: int, settings: str = "same") -> Checkpoint:
     return Checkpoint(
         step=step,
         settings=settings,
-        consumption={"0": [step, 2**64 - 1 - step]},
+        consumption={"0": [step, 2**64 - 1 - step, 0]},
         history=[{"step": 1, "loss": 0.5}],
-        quarantined=["s3://bucket/train/000000.tar#cat/1"],
+        quarantined={"s3://bucket/train/000000.tar#cat/1": "s3://bucket/train/000000.tar#cat/2"},
         tensors={"network/weight": torch.full((2, 3), float(step)), "trainee/num_rows": torch.tensor(step)},
     )
 
@@ -26,9 +26,19 @@ def test_the_newest_checkpoint_comes_back_whole(tmp_path):
         store.save(checkpoint(step))
     store.wait()
     found = store.latest("same")
-    assert found is not None and found.step == 100 and found.consumption == {"0": [100, 2**64 - 101]}
+    assert found is not None and found.step == 100 and found.consumption == {"0": [100, 2**64 - 101, 0]}
     assert found.history == [{"step": 1, "loss": 0.5}] and found.quarantined == checkpoint(1).quarantined
     torch.testing.assert_close(section(found.tensors, "network"), {"weight": torch.full((2, 3), 100.0)})
+
+
+def test_what_the_newest_says_is_known_without_its_tensors(tmp_path):
+    store = CheckpointStore(Location.parse(tmp_path))
+    assert store.newest_about() is None
+    for step in (3, 100):
+        store.save(checkpoint(step))
+    store.wait()
+    about = store.newest_about()
+    assert about is not None and about["step"] == 100 and about["consumption"] == checkpoint(100).consumption
 
 
 def test_old_checkpoints_go_and_those_of_other_settings_are_not_taken(tmp_path):

@@ -1,0 +1,111 @@
+"""Figures of a worker's steps: for the eye, for the report, for a cluster's Prometheus."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ray.util.metrics import Gauge
+
+from luss_ray.data.stream import num_ready
+
+METRICS = "metrics.jsonl"
+_LOG_ROWS = 400
+_SHOW_EVERY_S = 0.5
+_Batch = TypeVar("_Batch")
+_DESCRIPTIONS = {
+    "step": "Global steps done",
+    "images_per_s": "Images of all workers a second",
+    "data/wait_s": "Seconds that a step waited for its batch, on average since the last figure",
+    "data/ready_steps": "Batches of this worker that wait ready in the object store",
+    "data/quarantined": "Samples that this worker could not use",
+}
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What one worker has to say of its steps: a few hundred rows for the report, and what goes on now."""
+
+    stage: str
+    """Name of the training stage."""
+    rank: int
+    """Of this worker; rank 0 keeps the rows and shows."""
+    num_steps: int
+    """Steps of the whole stage."""
+    batch_size: int
+    """Images in a step of all workers."""
+    show: Callable[[int, dict[str, float]], Any]
+    """Takes steps done and figures to show beside them."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A row every now and then: `step`, `images_per_s`, the losses, `lr`, and of this worker `data/wait_s` (seconds a
+    step waited for its batch, mean since the last row), `data/ready_steps`, `data/quarantined`."""
+    _steps: int = 0
+    _started: float = 0.0
+    _shown: float = 0.0
+    _waits: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._gauges = Gauges(self.stage, self.rank)
+
+    def noting_waits(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        """Yield the batches; note how long each was waited for, the first aside, which is the pipeline's start."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if self._steps:
+                self._waits.append(time.monotonic() - asked)
+            yield batch
+
+    def record(self, step: int, values: Mapping[str, float], *, num_bad: int) -> None:
+        """Take the figures of one step, and how many samples this worker couldn't use so far."""
+        self._steps += 1
+        now = time.monotonic()
+        if self._steps == 1:
+            self._started = now
+        last = step == self.num_steps
+        log = last or step % math.ceil(self.num_steps / _LOG_ROWS) == 0
+        show = last or now - self._shown > _SHOW_EVERY_S
+        if not (log or show):
+            return
+        rate = (self._steps - 1) * self.batch_size / (now - self._started) if self._steps > 1 else 0.0
+        wait_s = sum(self._waits) / len(self._waits) if self._waits else 0.0
+        data = {"data/wait_s": round(wait_s, 6), "data/ready_steps": num_ready(), "data/quarantined": num_bad}
+        if show:
+            self._shown = now
+            self._gauges.set({"step": step, "images_per_s": rate, **data})
+        if show and self.rank == 0:
+            shown = {"loss": values["loss"], "wait %": 100 * wait_s * rate / self.batch_size}
+            self.show(step, shown | ({"bad": num_bad} if num_bad else {}))
+        if log and self.rank == 0:
+            self.history.append({"step": step, "images_per_s": round(rate, 2), **values, **data})
+        if log:
+            self._waits.clear()
+
+    def to_jsonl(self) -> bytes:
+        """Return the rows, a line of JSON each."""
+        return "".join(json.dumps(row) + "\n" for row in self.history).encode()
+
+
+class Gauges:
+    """One worker's gauges, named `luss_ray_data_wait_s` and so on, with the tags `stage` and `rank`.
+
+    Args:
+        stage: name of the training stage.
+        rank: of this worker.
+    """
+
+    def __init__(self, stage: str, rank: int) -> None:
+        self._gauges = {}
+        for name, description in _DESCRIPTIONS.items():
+            gauge = Gauge(f"luss_ray_{name.replace('/', '_')}", description=description, tag_keys=("stage", "rank"))
+            gauge.set_default_tags({"stage": stage, "rank": str(rank)})
+            self._gauges[name] = gauge
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Take those of the values that have a gauge."""
+        for name in self._gauges.keys() & values.keys():
+            self._gauges[name].set(values[name])
