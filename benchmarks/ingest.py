@@ -62,11 +62,11 @@ def make_images(folder: Path, number: int) -> None:
 
 def ours(data: Location, crops: Crops, colours: bool) -> Iterator[Any]:
     """Read as a training worker does; `colours` says whether they are done here too."""
-    import ray  # noqa: PLC0415
-    import torch  # noqa: PLC0415
+    import ray
+    import torch
 
-    from luss_ray.data.stream import StreamSpec, stream  # noqa: PLC0415
-    from luss_ray.train.views import MultiCrop, coloured_crops  # noqa: PLC0415
+    from luss_ray.data.stream import StreamSpec, stream
+    from luss_ray.train.views import MultiCrop, coloured_crops
 
     torch.set_num_threads(1)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
@@ -143,7 +143,7 @@ def prepare(folder: Path, number: int, python: str) -> None:
 def start_s3(folder: Path) -> tuple[Any, dict[str, str]]:
     """Start an S3 server, copy the shards there; return it and the environment that points at them."""
     sys.path.append(str(HERE.parent / "tests"))
-    from fixtures_s3 import S3Server  # noqa: PLC0415
+    from fixtures_s3 import S3Server
 
     server = S3Server(folder / "s3")
     server.start()

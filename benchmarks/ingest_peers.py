@@ -105,7 +105,7 @@ def authors(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def webdataset(folder: Path, kinds: Kinds) -> Iterator[Any]:
     """(b) WebDataset with its shuffle buffer."""
-    import webdataset as wds  # noqa: PLC0415
+    import webdataset as wds
 
     crops = TensorCrops(kinds)
     urls = [str(path) for path in sorted((folder / "shards").rglob("*.tar"))]
@@ -115,7 +115,7 @@ def webdataset(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def mosaic(folder: Path, kinds: Kinds) -> Iterator[Any]:
     """(c) MosaicML Streaming."""
-    import streaming  # noqa: PLC0415
+    import streaming
 
     crops = TensorCrops(kinds)
 
@@ -129,7 +129,7 @@ def mosaic(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def litdata(folder: Path, kinds: Kinds) -> Iterator[Any]:
     """(d) LitData."""
-    import litdata as lit  # noqa: PLC0415
+    import litdata as lit
 
     crops = TensorCrops(kinds)
 
@@ -143,7 +143,7 @@ def litdata(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def ray_data(folder: Path, kinds: Kinds) -> Iterator[Any]:
     """(e) Ray Data's own reader of WebDataset shards and a plain map."""
-    import ray  # noqa: PLC0415
+    import ray
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -159,7 +159,7 @@ def ray_data(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def decode_only(folder: Path, kinds: Kinds) -> Iterator[Any]:
     """(f) The floor: nothing but libjpeg-turbo, in one thread."""
-    import simplejpeg  # noqa: PLC0415
+    import simplejpeg
 
     del kinds
     batch = []
@@ -172,7 +172,7 @@ def decode_only(folder: Path, kinds: Kinds) -> Iterator[Any]:
 
 def write_mosaic(folder: Path) -> None:
     """Write the images as MosaicML's shards."""
-    import streaming  # noqa: PLC0415
+    import streaming
 
     with streaming.MDSWriter(out=str(folder / "mosaic"), columns={"image": "bytes"}) as out:
         for path in sorted((folder / "files").rglob("*.jpg")):
@@ -185,7 +185,7 @@ def _sample(path: str) -> dict[str, bytes]:
 
 def write_litdata(folder: Path) -> None:
     """Write the images as LitData's chunks."""
-    import litdata as lit  # noqa: PLC0415
+    import litdata as lit
 
     files = [str(path) for path in sorted((folder / "files").rglob("*.jpg"))]
     lit.optimize(_sample, files, str(folder / "litdata"), chunk_bytes="64MB", num_workers=1)

@@ -11,8 +11,7 @@ from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import open_dataset
 from luss_ray.protocols.rules import Protocol
-from luss_ray.protocols.unsupervised import Stage, run_pass
-from luss_ray.report.collect import REPORT, RESULT
+from luss_ray.stages.order import Stage
 from luss_ray.stages.run import Limits, Run
 from luss_ray.storage.uri import Location
 from luss_ray.train import cluster
@@ -50,6 +49,10 @@ def main() -> None:
     options, recipe = parse(Options, sys.argv[1:], program="pass.py", about=__doc__ or "")
     storage = Location.parse(options.storage)
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
+    # Imported once the command line is known to be right: it takes seconds.
+    from luss_ray.protocols.unsupervised import run_pass
+    from luss_ray.report.collect import REPORT, RESULT
+
     cluster.join(options.log)
     num_images = len(data.split("train"))
     whole = Run(

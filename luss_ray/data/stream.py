@@ -4,7 +4,6 @@ The pipeline's rows are step numbers, so its order is the plan's order and resum
 """
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ import ray.data
 import torch
 from jaxtyping import Int
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.core.seeds import CROPS, uniforms
 from luss_ray.data.plan import Plan
+from luss_ray.data.rest import Rest
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
@@ -28,9 +26,11 @@ from luss_ray.storage.uri import Location
 _CHUNK_BYTES = 32 << 20
 _MAX_CHUNK_STEPS = 16
 _CHUNKS_AT_ONCE = 2
-_SCHEDULING_REST_S = 0.1
 _REPLACEMENT_STRIDE = 7919
 _MAX_REPLACEMENTS = 100
+
+Batch = dict[str, np.ndarray]
+"""The transform's arrays, and `epoch`, `row`, `used_row` of each sample."""
 
 
 @runtime_checkable
@@ -134,7 +134,7 @@ class Loader:
 
 def stream(
     spec: StreamSpec, *, rank: int, world: int, start_step: int, num_steps: int, num_loaders: int, num_threads: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Batch]:
     """Yield rank `rank`'s slice of the global batches `start_step` .. `num_steps` - 1, in order.
 
     Args:
@@ -151,7 +151,7 @@ def stream(
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Breathe]
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Rest]
     split, plan = spec.open_split(), spec.open_plan()
     size = len(plan.slice(start_step, rank, world)[1])
     left, chunk = num_steps - start_step, chunk_steps(split, size)
@@ -186,21 +186,24 @@ def chunk_steps(split: Split, slice_size: int) -> int:
     return int(np.clip(_CHUNK_BYTES / step_bytes, 1, _MAX_CHUNK_STEPS))
 
 
+def started(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Return the same batches; the first is fetched from now on, in the background, while the caller does other things.
+
+    A pipeline's start takes seconds, nearly all for imports in its new processes.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="first-batch")
+    first = pool.submit(next, batches, None)
+    pool.shutdown(wait=False)
+
+    def all_of_them() -> Iterator[Batch]:
+        batch = first.result()
+        if batch is not None:
+            yield batch
+            yield from batches
+
+    return all_of_them()
+
+
 def num_ready() -> int:
     """Return how many batches of this process's stream wait ready."""
-    return _Breathe.num_ready
-
-
-class _Breathe(ExecutionCallback):
-    """Lets Ray Data's scheduling loop rest between its steps; looks at its queue by the way.
-
-    While the consumer is slower than the loaders every task has output ready, so the loop never waits: it would take
-    half a core from the training thread, with which it shares the interpreter's lock.
-    """
-
-    num_ready = 0
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        output = executor._output_node
-        _Breathe.num_ready = output[1].total_enqueued_output_blocks() if output else 0
-        time.sleep(_SCHEDULING_REST_S)
+    return Rest.num_ready

@@ -1,6 +1,5 @@
 """The fully unsupervised protocol: PASS from images to scored segmentations and a report."""
 
-import enum
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from luss_ray.stages.cluster import cluster
 from luss_ray.stages.evaluate import evaluate, score_baselines
 from luss_ray.stages.extract import extract
 from luss_ray.stages.infer import infer
+from luss_ray.stages.order import Stage
 from luss_ray.stages.pseudo_label import pseudo_label
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.threshold import find_threshold
@@ -22,22 +22,6 @@ from luss_ray.train.launch import train
 from luss_ray.train.pixel_attention import PixelAttentionTask
 from luss_ray.train.pretrain import PretrainTask, pretrain_model
 from luss_ray.train.task import Task
-
-
-class Stage(enum.Enum):
-    """The stages in their order."""
-
-    PRETRAIN = "pretrain"
-    ATTENTION = "attention"
-    FEATURES = "features"
-    CLUSTERS = "clusters"
-    THRESHOLD = "threshold"
-    PSEUDO_LABELS = "pseudo-labels"
-    FINETUNE = "finetune"
-    PREDICTIONS = "predictions"
-    EVALUATION = "evaluation"
-    REPORT = "report"
-
 
 RANDOM_BACKBONE, WEIGHTS = "random-backbone/", "weights.safetensors"
 

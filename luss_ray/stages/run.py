@@ -10,7 +10,7 @@ from luss_ray.core.errors import UserError
 from luss_ray.core.progress import done_line
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location, json_bytes
-from luss_ray.train.launch import Resources
+from luss_ray.train.cluster import Resources
 
 RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
 

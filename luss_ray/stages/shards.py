@@ -18,7 +18,7 @@ from luss_ray.data.augment import normalise
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
 from luss_ray.storage.dataset import Split
-from luss_ray.train.launch import Resources
+from luss_ray.train.cluster import Resources
 
 _BATCH_PIXELS = {"cuda": 32 * 256 * 256, "cpu": 3 * 256 * 256}
 """Image pixels of a batch: enough to fill a GPU; on a CPU what stays near its caches."""

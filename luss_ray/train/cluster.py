@@ -3,16 +3,32 @@
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
 from luss_ray.core.errors import UserError
-from luss_ray.train.launch import Resources
 
 _MAX_LOADERS = 14
 _OBJECT_STORE_BYTES = 1 << 30
 _LOGICAL_CPUS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster gives to a run; it changes speed, never results."""
+
+    num_workers: tuple[int, int]
+    """Fewest and most training workers."""
+    use_gpu: bool
+    """Whether every worker has a GPU of its own."""
+    num_loaders: int
+    """Actors that read and decode beside each training worker."""
+    num_threads: int
+    """Threads of the mathematics on a CPU worker."""
+    num_actors: int
+    """Actors at most in the stages that run a network over a whole split, or cluster."""
 
 
 def join(log_file: Path) -> None:

@@ -1,7 +1,5 @@
 """Starts a training stage on Ray Train workers and waits for it."""
 
-from dataclasses import dataclass
-
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -10,26 +8,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress
 from luss_ray.storage.uri import Location
+from luss_ray.train.cluster import Resources
 from luss_ray.train.ledger import write_order
 from luss_ray.train.loop import Assignment, train_worker
 from luss_ray.train.monitor import watch
 from luss_ray.train.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What the cluster gives to a run; it changes speed, never results."""
-
-    num_workers: tuple[int, int]
-    """Fewest and most training workers."""
-    use_gpu: bool
-    """Whether every worker has a GPU of its own."""
-    num_loaders: int
-    """Actors that read and decode beside each training worker."""
-    num_threads: int
-    """Threads of the mathematics on a CPU worker."""
-    num_actors: int
-    """Actors at most in the stages that run a network over a whole split, or cluster."""
 
 
 def train(

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from luss_ray.core.errors import UserError
 from luss_ray.data.audit import Consumption
-from luss_ray.data.stream import StreamSpec, stream
+from luss_ray.data.stream import Batch, StreamSpec, started, stream
 from luss_ray.optim.schedule import cosine_rate
 from luss_ray.storage.uri import Location
 from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
@@ -65,8 +66,11 @@ class Trainer:
         self.world = _join_world(assignment.num_threads)
         self.spec: StreamSpec = assignment.task.stream()
         self.plan = self.spec.open_plan()
-        self.trainee: Trainee = assignment.task.build(self.world)
         self.store = CheckpointStore(assignment.folder / CHECKPOINTS)
+        found = self.store.latest(assignment.settings)
+        self.step = 0 if found is None else found.step
+        self.batches = started(self.stream())
+        self.trainee: Trainee = assignment.task.build(self.world)
         self.figures = Figures(
             stage=assignment.task.name,
             rank=self.world.rank,
@@ -78,13 +82,22 @@ class Trainer:
         self.consumption = Consumption()
         self.quarantined: dict[str, str] = {}
         self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(self.world.device)
-        self.step = 0
+        if found is not None:
+            self.resume(found)
 
     def run(self) -> None:
-        """Resume, take every remaining step, leave the weights."""
-        self.resume()
+        """Take every remaining step, leave the weights."""
         network = self.parallel()
-        batches = stream(
+        for batch in self.figures.noting_waits(self.batches):
+            self.account(batch)
+            self.take_step(network, self.to_device(batch))
+            if self.checkpoint_is_due():
+                self.save_checkpoint()
+        self.leave_weights()
+
+    def stream(self) -> Iterator[Batch]:
+        """Return this worker's part of the remaining global batches."""
+        return stream(
             self.spec,
             rank=self.world.rank,
             world=self.world.size,
@@ -93,12 +106,6 @@ class Trainer:
             num_loaders=self.given.num_loaders,
             num_threads=2,
         )
-        for batch in self.figures.noting_waits(batches):
-            self.account(batch)
-            self.take_step(network, self.to_device(batch))
-            if self.checkpoint_is_due():
-                self.save_checkpoint()
-        self.leave_weights()
 
     def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> None:
         """One update of the weights from one global batch.
@@ -166,12 +173,8 @@ class Trainer:
                 "run shards/verify.py, or allow more with --max-bad-samples"
             )
 
-    def resume(self) -> None:
-        """Load the newest checkpoint, if there is one, on every rank."""
-        found = self.store.latest(self.given.settings)
-        if found is None:
-            return
-        self.step = found.step
+    def resume(self, found: Checkpoint) -> None:
+        """Load a checkpoint; on every rank."""
         self.trainee.network.load_state_dict(section(found.tensors, "network"))
         load_optimiser(self.trainee.optimiser, section(found.tensors, "optimiser"))
         self.trainee.load_state(section(found.tensors, "trainee"))

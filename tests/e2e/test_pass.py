@@ -172,7 +172,7 @@ def test_images_without_any_label(scenes: Path, tmp_path: Path) -> None:
     images.mkdir()
     for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
         (images / f"{number}.jpg").write_bytes(image.read_bytes())
-    options = (f"--data={images}", f"--storage={tmp_path}", "--name=own", "--num-categories=4")
+    options = (f"--data={images}", f"--storage={tmp_path}", "--name=own", "--num-categories=4", "--num-workers=1 1")
     printed = job.run_job(tmp_path, *options)
     result = job.result_of(tmp_path / "own")
     assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.e2e
 
 def test_a_disk_that_fills_up_during_training(shards: Path, tmp_path: Path) -> None:
     with tiny_disk(tmp_path / "disk", "100k") as disk:
-        options = [f"--data={shards}", f"--storage={disk}", "--until=pretrain", f"--log={tmp_path}/ray.log"]
+        options = [f"--data={shards}", f"--storage={disk}", "--until=pretrain", "--num-workers=1 1"]
         done = subprocess.run(
-            job.command(*options),
+            job.command(*options, f"--log={tmp_path}/ray.log"),
             env=job.job_environment(),
             cwd=tmp_path,
             capture_output=True,
@@ -27,6 +27,6 @@ def test_a_disk_that_fills_up_during_training(shards: Path, tmp_path: Path) -> N
         stage = disk / "demo" / "pretrain"
         assert not list(stage.rglob("*.safetensors")) and not (stage / "stage.json").exists()
         resize_disk(disk, "50m")
-        job.run_job(tmp_path, *options[:3])
+        job.run_job(tmp_path, *options)
         assert (stage / "stage.json").exists() and (stage / "weights.safetensors").exists()
         assert not list(disk.rglob("*#*"))

@@ -1,0 +1,18 @@
+"""The names of PASS's stages."""
+
+import enum
+
+
+class Stage(enum.Enum):
+    """The stages in their order."""
+
+    PRETRAIN = "pretrain"
+    ATTENTION = "attention"
+    FEATURES = "features"
+    CLUSTERS = "clusters"
+    THRESHOLD = "threshold"
+    PSEUDO_LABELS = "pseudo-labels"
+    FINETUNE = "finetune"
+    PREDICTIONS = "predictions"
+    EVALUATION = "evaluation"
+    REPORT = "report"
