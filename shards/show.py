@@ -13,6 +13,8 @@ from rich.table import Table
 from luss_ray.core.command import parsed, run
 from luss_ray.core.errors import UserError
 from luss_ray.core.seeds import generator
+from luss_ray.data.plan import Plan
+from luss_ray.data.shuffle_quality import WINDOW, clumping
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.contact_sheet import Tile, as_html, as_png
 from luss_ray.storage.dataset import ShardedDataset, Split
@@ -81,6 +83,17 @@ def _print_categories(dataset: ShardedDataset) -> None:
             console.print(f"{number:4d} {name:24} {count:7d} {'█' * round(30 * count / widest)}", markup=False)
     if len(dataset.categories) > _NUM_CATEGORIES_SHOWN:
         console.print(f"     … and {len(dataset.categories) - _NUM_CATEGORIES_SHOWN} more")
+    _print_shuffle(dataset, console)
+
+
+def _print_shuffle(dataset: ShardedDataset, console: Console) -> None:
+    split = dataset.split("train")
+    plan = Plan(split.shard_ids, seed=0, global_batch=min(WINDOW, len(split)), epochs=1)
+    packed, trained = clumping(split.class_ids), clumping(split.class_ids[plan.order(0)])
+    console.print(
+        f"clumping of classes in {min(WINDOW, len(split))} consecutive images (1 = independent draws): "
+        f"{packed:.2f} as packed, {trained:.2f} in a training order"
+    )
 
 
 def _write_sheet(dataset: ShardedDataset, out: Path, *, num_images: int, split: str | None, seed: int) -> None:

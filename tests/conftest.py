@@ -9,7 +9,14 @@ import pytest
 
 import luss_ray  # noqa: F401  first of all, since it sets what Ray reads on import
 
-pytest_plugins = ["fixtures_ray", "fixtures_run", "fixtures_s3", "fixtures_shards", "fixtures_imagenet"]
+pytest_plugins = [
+    "fixtures_proxy",
+    "fixtures_ray",
+    "fixtures_run",
+    "fixtures_s3",
+    "fixtures_shards",
+    "fixtures_imagenet",
+]
 
 # Machines are of any speed and busy with other things: no test has a time to keep.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -78,7 +78,7 @@ class Figures:
             self._shown = now
             self._gauges.set({"step": step, "images_per_s": rate, **data})
         if show and self.rank == 0:
-            shown = {"loss": values["loss"], "wait %": 100 * wait_s * rate / self.batch_size}
+            shown = {"loss": values["loss"], "wait %": round(100 * wait_s * rate / self.batch_size, 1)}
             self.show(step, shown | ({"bad": num_bad} if num_bad else {}))
         if log and self.rank == 0:
             self.history.append({"step": step, "images_per_s": round(rate, 2), **values, **data})

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_proxy import SlowProxy
+from fixtures_s3 import S3Server
 
 from luss_ray.config.recipe import Crops
 from luss_ray.core.errors import UserError
 from luss_ray.data.stream import Loader, StreamSpec, chunk_steps, stream
+from luss_ray.imagenet_s.layout import find_images
 from luss_ray.storage.dataset import ShardedDataset, Split
+from luss_ray.storage.pack import pack
+from luss_ray.storage.pack_plan import PackSettings
 from luss_ray.storage.tar import scan_tar
+from luss_ray.storage.uri import Location
 from luss_ray.train.views import MultiCrop
 
 CROPS = Crops(global_px=16, local_px=8, num_local=2)
@@ -164,6 +170,19 @@ def test_a_loader_is_given_some_megabytes_at_a_time(packed: ShardedDataset) -> N
     assert chunk_steps(split, 7) == 16
     split.image_bytes = np.full(len(split), 110_000)
     assert [chunk_steps(split, size) for size in (16, 32, 64, 100_000)] == [16, 9, 4, 1]
+
+
+def test_a_slow_store_is_asked_seldom_and_for_much_at_once(
+    slow_store: SlowProxy, s3_server: S3Server, make_layout: Callable[..., Path]
+) -> None:
+    location = Location.parse(s3_server.bucket("slow") + "/data")
+    pack(find_images(make_layout(num_train=32)), location, PackSettings(images_per_shard=12))
+    spec = spec_of(ShardedDataset.open(location), global_batch=12)
+    loader, before = loader_of(spec), slow_store.num_requests
+    batches = list(loader.load(np.arange(8)))
+    assert sorted(np.concatenate([batch["row"] for batch in batches]).tolist()) == list(range(96))
+    assert slow_store.num_requests - before <= 8, "an epoch of 96 images in 8 shards: a request a shard"
+    assert slow_store.most_waiting >= 4, "and they are under way together"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,0 +1,73 @@
+"""A proxy in front of the S3 server that answers late: it counts requests, and how many wait at once."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+_CHUNK_BYTES = 1 << 16
+
+
+class SlowProxy:
+    """Passes bytes on to a server, each request `delay_s` late."""
+
+    def __init__(self, endpoint: str, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self.num_requests = self.num_waiting = self.most_waiting = 0
+        self._target = urlsplit(endpoint)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        serving = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = asyncio.run_coroutine_threadsafe(serving, self._loop).result()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _end(self) -> None:
+        self._server.close()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(self._requests(reader, up_writer), self._answers(up_reader, writer))
+        writer.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK_BYTES):
+            if data.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ")):
+                self.num_requests += 1
+                self.num_waiting += 1
+                self.most_waiting = max(self.most_waiting, self.num_waiting)
+                await asyncio.sleep(self.delay_s)
+                self.num_waiting -= 1
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+
+
+@pytest.fixture
+def slow_store(s3_environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowProxy]:
+    """Return a proxy that makes each request to the S3 server take 100 ms longer; the environment points at it."""
+    proxy = SlowProxy(s3_environment.endpoint, delay_s=0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    yield proxy
+    proxy.close()
