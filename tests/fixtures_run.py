@@ -11,6 +11,8 @@ import pytest
 
 from luss_ray.demo.build import build
 from luss_ray.demo.variants import DEMO
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -108,11 +110,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("scenes"), variant=variant, num_train=120, num_validation=40)
 
 
+UNREADABLE_ROW = 7
+"""Row of the training split that is damaged after packing."""
+
+
 @pytest.fixture(scope="session")
 def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the scenes packed into shards of 30 images."""
+    """Return the scenes packed into shards of 30 images; one training image doesn't decode any more."""
     out = tmp_path_factory.mktemp("shards") / "scenes"
     pack_scenes(scenes, str(out))
+    split = ShardedDataset.open(Location.parse(out)).split("train")
+    with Path(split.shard_uri(UNREADABLE_ROW)).open("r+b") as shard:
+        shard.seek(int(split.image_offsets[UNREADABLE_ROW]))
+        shard.write(bytes(100))
     return out
 
 

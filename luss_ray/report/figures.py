@@ -19,7 +19,7 @@ TRAINING_PX, LOSS_PX, STRIP_PX = 320, 110, 28
 MAX_POINTS = 240
 """Longer curves are averaged over runs of steps, down to this many points."""
 AXIS_KEYS = ("step", "epoch")
-LAST_KEYS = ("lr", "images_per_s")
+LAST_KEYS = ("lr", "images_per_s", "data/wait_s", "data/ready_steps", "data/quarantined")
 LABELS = {
     "loss": "loss",
     "i2i": "image to image",
@@ -28,6 +28,9 @@ LABELS = {
     "prototype_usage": "prototype usage",
     "lr": "learning rate",
     "images_per_s": "images/s",
+    "data/wait_s": "wait for data, s",
+    "data/ready_steps": "batches ready",
+    "data/quarantined": "unreadable images",
 }
 INK, MUTED, LINE, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506", "#050607"
 THEME = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", SECOND: "--second"}
@@ -66,8 +69,13 @@ def training_figure(rows: list[dict[str, float]], *, prefix: str, label: str) ->
 
 
 def quantities(rows: list[dict[str, float]]) -> list[str]:
-    """Return the names of what rows hold, in the order drawn: loss, its parts, learning rate, speed."""
+    """Return the names of what rows hold, in the order drawn: loss, its parts, learning rate, speed, data.
+
+    Unreadable images are left out where there were none.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row if name not in AXIS_KEYS))
+    if not any(row.get("data/quarantined") for row in rows):
+        names = [name for name in names if name != "data/quarantined"]
     parts = [name for name in names if name not in ("loss", *LAST_KEYS)]
     return [name for name in ("loss", *parts, *LAST_KEYS) if name in names]
 
@@ -83,7 +91,7 @@ def threshold_figure(sweep: ThresholdSweep, *, width_px: int, prefix: str, label
     """
     heights_px = {"curve": 190} if sweep.mious else {}
     heights_px |= {"histogram": 80} if sweep.histogram else {}
-    figure, places = _stacked(list(heights_px.values()), width_px=width_px, left_px=34, right_px=8, top_px=38)
+    figure, places = _stacked(list(heights_px.values()), width_px=width_px, left_px=34, right_px=8, top_px=52)
     last = sweep.thresholds[-1] if sweep.thresholds else sweep.histogram_range[1]
     for part, axes in zip(heights_px, places, strict=True):
         if part == "curve":
@@ -95,7 +103,7 @@ def threshold_figure(sweep: ThresholdSweep, *, width_px: int, prefix: str, label
         axes.set_ylim(bottom=0)
         title = "mIoU of the pseudo-labels, %" if part == "curve" else "pixels by attention"
         is_first = axes is places[0]
-        axes.set_title(title, loc="left", fontsize=11, color=INK, pad=22 if is_first else 4)
+        axes.set_title(title, loc="left", fontsize=11, color=INK, pad=36 if is_first else 4)
         _draw_choices(axes, sweep, named=is_first)
     return _svg(figure, prefix=prefix, label=label)
 
@@ -134,13 +142,14 @@ def _draw_histogram(axes: Axes, sweep: ThresholdSweep, last: float) -> None:
 def _draw_choices(axes: Axes, sweep: ThresholdSweep, *, named: bool) -> None:
     choices = [(sweep.validation, ACCENT, "-", "validation"), (sweep.label_free, SECOND, (0, (4, 2)), "label-free")]
     present = sorted((choice for choice in choices if choice[0] is not None), key=lambda choice: choice[0])
-    for place, (value, colour, dashes, name) in enumerate(present):
+    for line, (value, colour, dashes, name) in enumerate(present):
         axes.axvline(value, color=colour, linewidth=1.4, linestyle=dashes)
         if named:
-            to_left = len(present) > 1 and place == 0
+            to_left = value > axes.get_xlim()[1] / 2
             axes.annotate(
-                f"{name} {value:.2f}", (value, 1), xycoords=("data", "axes fraction"), xytext=(-3 if to_left else 3, 4),
-                textcoords="offset points", ha="right" if to_left else "left", fontsize=11, color=colour,
+                f"{name} {value:.2f}", (value, 1), xycoords=("data", "axes fraction"),
+                xytext=(0, 4 + 14 * line), textcoords="offset points", ha="right" if to_left else "left",
+                fontsize=11, color=colour,
             )  # fmt: skip
 
 
