@@ -38,3 +38,18 @@ def ray_cluster() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture
+def cluster_address() -> Iterator[str]:
+    """Start a cluster of its own, as a job would be submitted to, with 4 CPUs; return its address."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 200_000_000}, connect=False
+        )
+        yield cluster.address
+        cluster.shutdown()

@@ -14,6 +14,7 @@ import ray.data
 import torch
 from jaxtyping import Int
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.datasource.range_datasource import RangeDatasource
 
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.core.seeds import CROPS, uniforms
@@ -133,7 +134,15 @@ class Loader:
 
 
 def stream(
-    spec: StreamSpec, *, rank: int, world: int, start_step: int, num_steps: int, num_loaders: int, num_threads: int
+    spec: StreamSpec,
+    *,
+    rank: int,
+    world: int,
+    start_step: int,
+    num_steps: int,
+    num_loaders: int,
+    num_threads: int,
+    loader_cpus: float = 1,
 ) -> Iterator[Batch]:
     """Yield rank `rank`'s slice of the global batches `start_step` .. `num_steps` - 1, in order.
 
@@ -145,6 +154,7 @@ def stream(
         num_steps: steps of the whole run.
         num_loaders: actors that read and decode for this rank.
         num_threads: decoding threads in each.
+        loader_cpus: logical CPUs that each takes of the cluster's.
     """
     if start_step >= num_steps:
         return
@@ -155,7 +165,9 @@ def stream(
     split, plan = spec.open_split(), spec.open_plan()
     size = len(plan.slice(start_step, rank, world)[1])
     left, chunk = num_steps - start_step, chunk_steps(split, size)
-    steps = ray.data.range(left, override_num_blocks=-(-left // chunk), concurrency=1)
+    # As `ray.data.range`, but its tasks ask for no CPU: trainers and loaders may have taken all there are.
+    numbers = RangeDatasource(n=left, block_format="arrow", column_name="id")
+    steps = ray.data.read_datasource(numbers, num_cpus=0, override_num_blocks=-(-left // chunk), concurrency=1)
     batches = steps.map_batches(
         Loader,
         fn_constructor_kwargs={
@@ -168,7 +180,7 @@ def stream(
         batch_size=None,
         compute=ActorPoolStrategy(size=num_loaders, enable_true_multi_threading=True),
         max_concurrency=_CHUNKS_AT_ONCE,
-        num_cpus=1,
+        num_cpus=loader_cpus,
     )
     yield from batches.iter_batches(  # pyright: ignore[reportReturnType]  # "numpy" gives dicts of arrays
         batch_size=size, batch_format="numpy", prefetch_batches=2

@@ -25,6 +25,8 @@ class Resources:
     """Whether every worker has a GPU of its own."""
     num_loaders: int
     """Actors that read and decode beside each training worker."""
+    loader_cpus: float
+    """Logical CPUs that each of them takes of the cluster's."""
     num_threads: int
     """Threads of the mathematics on a CPU worker."""
     num_actors: int
@@ -55,6 +57,9 @@ def join(log_file: Path) -> None:
 def resources(num_workers: tuple[int, int] | None) -> Resources:
     """Return what a run takes: a worker for each GPU, or one on a cluster without GPUs, unless asked for otherwise.
 
+    Loaders take the CPUs that workers leave. Where there is none left for each they share the workers', or a run would
+    wait for ever.
+
     Args:
         num_workers: fewest and most training workers; None = by what the cluster has now.
 
@@ -71,6 +76,7 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
         num_workers=(low, high),
         use_gpu=num_gpus > 0,
         num_loaders=max(1, min(_MAX_LOADERS, num_cores // high - 1)),
+        loader_cpus=0 if 0 < cluster.get("CPU", 0) < 2 * high else 1,
         num_threads=max(1, num_cores // high - 1) if _is_ours() else 1,
         num_actors=num_gpus or max(1, num_cores // 2),
     )

@@ -42,6 +42,7 @@ def train(
             folder=folder,
             settings=settings,
             num_loaders=resources.num_loaders,
+            loader_cpus=resources.loader_cpus,
             num_threads=resources.num_threads,
             checkpoint_every_s=checkpoint_every_s,
             max_bad_samples=max_bad_samples,

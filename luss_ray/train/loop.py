@@ -38,6 +38,8 @@ class Assignment:
     """Digest of everything that influences the result."""
     num_loaders: int
     """Ray Data actors that decode for one worker."""
+    loader_cpus: float
+    """Logical CPUs that each of them takes."""
     num_threads: int
     """Threads of the mathematics on a CPU worker."""
     checkpoint_every_s: float
@@ -104,6 +106,7 @@ class Trainer:
             start_step=self.step,
             num_steps=self.plan.num_steps,
             num_loaders=self.given.num_loaders,
+            loader_cpus=self.given.loader_cpus,
             num_threads=2,
         )
 

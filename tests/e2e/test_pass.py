@@ -157,9 +157,13 @@ def _kill_when(run: Path, event: str, options: tuple[str, ...], timeout_s: float
     process.wait()
 
 
-def test_the_same_run_on_an_object_store(s3_server, scenes: Path, tmp_path: Path) -> None:
+def test_the_same_run_on_an_object_store_and_a_cluster(
+    s3_server, cluster_address: str, scenes: Path, tmp_path: Path
+) -> None:
+    """Two trainers and their loaders take all four CPUs of the cluster."""
     bucket, environment = s3_server.bucket("end-to-end"), s3_server.environment()
     job.pack_scenes(scenes, f"{bucket}/scenes", environment)
+    environment |= {"RAY_ADDRESS": cluster_address, "RAY_AUTH_MODE": "disabled"}
     options = (f"--data={bucket}/scenes", f"--storage={bucket}/runs", "--no-random-baseline")
     printed = job.run_job(tmp_path, *options, environment=environment)
     assert f"{bucket}/runs/demo/report.html" in printed

@@ -10,7 +10,7 @@ from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
 from luss_ray.train.cluster import Resources
 
-RESOURCES = Resources(num_workers=(1, 1), use_gpu=False, num_loaders=1, num_threads=1, num_actors=1)
+RESOURCES = Resources(num_workers=(1, 1), use_gpu=False, num_loaders=1, loader_cpus=1, num_threads=1, num_actors=1)
 LIMITS = Limits(max_bad_samples=0, max_failures=0, checkpoint_every_s=60)
 
 

@@ -1,0 +1,41 @@
+import pytest
+import ray
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from luss_ray.core.errors import UserError
+from luss_ray.train import cluster
+
+
+@pytest.fixture
+def in_cluster(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that sets what the joined cluster has."""
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+
+    def has(cpus: int, gpus: int = 0) -> None:
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+
+    return has
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 200), st.integers(1, 20))
+def test_trainers_and_loaders_fit_into_the_cluster_together(in_cluster, cpus: int, num_workers: int) -> None:
+    in_cluster(cpus)
+    taken = cluster.resources((1, num_workers))
+    assert taken.num_loaders >= 1 and taken.num_workers == (1, num_workers)
+    if cpus >= num_workers:
+        assert num_workers * (1 + taken.num_loaders * taken.loader_cpus) <= cpus
+
+
+def test_every_gpu_has_a_worker_and_its_share_of_the_cpus(in_cluster) -> None:
+    in_cluster(128, gpus=8)
+    taken = cluster.resources(None)
+    assert taken.use_gpu and taken.num_workers == (8, 8) and taken.num_loaders == 14 and taken.num_actors == 8
+
+
+@pytest.mark.parametrize("wrong", [(0, 1), (3, 2)])
+def test_a_range_that_is_none_is_refused(in_cluster, wrong: tuple[int, int]) -> None:
+    in_cluster(4)
+    with pytest.raises(UserError, match="MIN MAX"):
+        cluster.resources(wrong)
