@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.imagenet_s import masks
-from luss_ray.storage.dataset import INDEX, INDEX_SCHEMA, MANIFEST, Manifest, ShardedDataset, data_digest
+from luss_ray.storage.dataset import INDEX_SCHEMA, Manifest
 from luss_ray.storage.prepare import image_size
+from luss_ray.storage.publish import publish_index
 from luss_ray.storage.tar import Member, scan_tar
-from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
+from luss_ray.storage.uri import Location
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MASKS = ("mask.png",)
@@ -80,25 +81,15 @@ def index_shards(
     _check_budget(bad, sum(len(shard.rows) for _, shard in found), settings.max_bad_samples)
     categories = _number_classes([shard for _, shard in found], settings.categories)
     rows = [{**row, "split": split} for split, shard in found for row in shard.rows]
-    index = parquet_bytes(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
-    about = {shard.shard: shard.about for _, shard in found if shard.rows}
-    index_sha256 = hashlib.sha256(index).hexdigest()
-    manifest = Manifest(
+    return publish_index(
+        location,
+        pa.Table.from_pylist(rows, schema=INDEX_SCHEMA),
         name=name,
         categories=categories,
-        splits={split: _counts(rows, split, about) for split in dict.fromkeys(shards.values())},
-        shards=about,
-        index_sha256=index_sha256,
-        digest=data_digest(index_sha256, about),
+        shards={shard.shard: shard.about for _, shard in found if shard.rows},
         made={"indexed": dict(settings.patterns)},
         quarantined=bad,
     )
-    location.create(INDEX, index)
-    location.create(MANIFEST, json_bytes(manifest.to_json()))
-    there = ShardedDataset.open(location).manifest
-    if there.digest != manifest.digest:
-        raise UserError(f"{location.uri} has another index already: delete its {MANIFEST} and {INDEX} first")
-    return there
 
 
 def _chosen(location: Location, patterns: Mapping[str, str]) -> dict[str, str]:
@@ -203,14 +194,3 @@ def _check_budget(bad: Sequence[Mapping[str, str]], num_good: int, limit: int | 
     if not num_good or len(bad) > allowed:
         example = f" (e.g. {bad[0]['file']}: {bad[0]['reason']})" if bad else ""
         raise UserError(f"{len(bad)} samples can't be used, {num_good} can, {allowed} are tolerated{example}")
-
-
-def _counts(rows: Sequence[Mapping[str, Any]], split: str, shards: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    here = [row for row in rows if row["split"] == split]
-    own = dict.fromkeys(row["shard"] for row in here)
-    return {
-        "images": len(here),
-        "masks": sum(row["mask_bytes"] > 0 for row in here),
-        "shards": len(own),
-        "bytes": sum(shards[shard]["bytes"] for shard in own),
-    }

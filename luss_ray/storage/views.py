@@ -1,18 +1,16 @@
 """Datasets made of other datasets' shards: the same tars under another index, with other splits and category ids."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from luss_ray.core.errors import UserError
-from luss_ray.storage.dataset import INDEX, INDEX_SCHEMA, MANIFEST, Manifest, ShardedDataset, data_digest
-from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
+from luss_ray.storage.dataset import INDEX, INDEX_SCHEMA, Manifest, ShardedDataset
+from luss_ray.storage.publish import publish_index
+from luss_ray.storage.uri import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +51,9 @@ def write_view(
         shards |= {f"{prefix}/{shard}": facts for shard, facts in source.manifest.shards.items() if shard in own}
         quarantined += [bad for bad in source.manifest.quarantined if bad not in quarantined]
     index = pa.concat_tables(sorted(tables, key=lambda table: table["split"][0].as_py()))
-    data = parquet_bytes(index)
-    index_sha256 = hashlib.sha256(data).hexdigest()
-    manifest = Manifest(
-        name=name,
-        categories=tuple(categories),
-        splits={split: _counts(index, split, shards) for split in dict.fromkeys(part.becomes for part in parts)},
-        shards=shards,
-        index_sha256=index_sha256,
-        digest=data_digest(index_sha256, shards),
-        made=made,
-        quarantined=quarantined,
-        base="..",
+    return publish_index(
+        location, index, name=name, categories=categories, shards=shards, made=made, quarantined=quarantined, base=".."
     )
-    location.create(INDEX, data)
-    location.create(MANIFEST, json_bytes(manifest.to_json()))
-    there = ShardedDataset.open(location).manifest
-    if there.digest != manifest.digest:
-        raise UserError(f"{location.uri} holds another dataset: give another --out, or delete it")
-    return there
 
 
 def _rows(source: ShardedDataset, part: ViewPart, prefix: str) -> pa.Table:
@@ -83,17 +65,6 @@ def _rows(source: ShardedDataset, part: ViewPart, prefix: str) -> pa.Table:
     if part.category_id is not None:
         columns["class_id"] = pa.array([part.category_id(key) for key in table["key"].to_pylist()], pa.int32())
     return pa.table(columns, schema=INDEX_SCHEMA)
-
-
-def _counts(index: pa.Table, split: str, shards: dict[str, Any]) -> dict[str, int]:
-    rows = index.filter(pc.field("split") == split)
-    own = rows["shard"].unique().to_pylist()
-    return {
-        "images": len(rows),
-        "masks": int((rows["mask_bytes"].to_numpy() > 0).sum()),
-        "shards": len(own),
-        "bytes": int(np.sum([shards[shard]["bytes"] for shard in own])),
-    }
 
 
 def _below(location: Location, folder: Location) -> str:

@@ -90,7 +90,7 @@ def test_bad_samples_are_left_out_up_to_a_limit_and_wrong_tars_are_one_line(tmp_
     manifest = index_shards(location, IndexSettings(patterns={"train": "train-*.tar"}), name="x")
     assert [bad["file"].rpartition("#")[2] for bad in manifest.quarantined] == ["no image", "broken"]
     assert manifest.splits["train"]["images"] == 16
-    with pytest.raises(UserError, match="another index already"):
+    with pytest.raises(UserError, match="holds another dataset"):
         index_shards(location, BOTH, name="x")
     with pytest.raises(UserError, match=r"test-\* matches none of its 5"):
         index_shards(location, IndexSettings(patterns={"test": "test-*"}), name="x")
