@@ -57,7 +57,7 @@ def make_images(folder: Path, number: int) -> None:
         pixels = np.clip(coarse + texture, 0, 255).astype(np.uint8)
         path = folder / f"class{place % 10}" / f"{place:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])
+        cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
 def ours(data: Location, crops: Crops, colours: bool) -> Iterator[Any]:

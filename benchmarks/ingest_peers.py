@@ -110,7 +110,7 @@ def webdataset(folder: Path, kinds: Kinds) -> Iterator[Any]:
     crops = TensorCrops(kinds)
     urls = [str(path) for path in sorted((folder / "shards").rglob("*.tar"))]
     data = wds.WebDataset(urls, shardshuffle=100).shuffle(1000).to_tuple("jpg").map(lambda sample: crops(sample[0]))
-    yield from wds.WebLoader(data, batch_size=BATCH, num_workers=1)
+    yield from wds.WebLoader(data, batch_size=BATCH, num_workers=1, drop_last=True)
 
 
 def mosaic(folder: Path, kinds: Kinds) -> Iterator[Any]:
