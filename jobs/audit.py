@@ -8,6 +8,7 @@ from rich.table import Table
 
 from luss_ray.core.command import parsed, run
 from luss_ray.core.progress import CONSOLE
+from luss_ray.stages.order import Stage
 from luss_ray.storage.uri import Location
 from luss_ray.train.ledger import StageAudit, audit_run
 
@@ -24,7 +25,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Print the audit; return 1 unless everything adds up."""
-    audits = audit_run(Location.parse(options.run))
+    audits = sorted(audit_run(Location.parse(options.run)), key=_place)
     CONSOLE.print(_table(audits))
     for audit in audits:
         _print_quarantine(audit)
@@ -34,6 +35,13 @@ def main(options: Options) -> int:
         return 1
     CONSOLE.print(f"{len(audits)} training stages add up")
     return 0
+
+
+def _place(audit: StageAudit) -> tuple[str, int]:
+    """Return what the stages are sorted by: those of the random backbone last, each pipeline in its order."""
+    prefix, _, name = audit.stage.rpartition("/")
+    names = [stage.value for stage in Stage]
+    return prefix, names.index(name) if name in names else len(names)
 
 
 def _table(audits: list[StageAudit]) -> Table:
@@ -50,7 +58,8 @@ def _table(audits: list[StageAudit]) -> Table:
 
 def _print_quarantine(audit: StageAudit) -> None:
     if audit.quarantined:
-        CONSOLE.print(f"{audit.stage}: {len(audit.quarantined)} samples could not be read")
+        plural = "s" * (len(audit.quarantined) != 1)
+        CONSOLE.print(f"{audit.stage}: {len(audit.quarantined)} sample{plural} could not be read")
     for bad, used in list(audit.quarantined.items())[:_MOST_NAMED]:
         CONSOLE.print(f"  {bad}, instead {used}", soft_wrap=True)
 

@@ -62,7 +62,7 @@ def audit_run(run: Location) -> list[StageAudit]:
     begun = [name.rpartition("/")[0] for name in run.list(suffix=ORDER)]
     if not begun:
         raise UserError(f"{run.uri} has no training stage that was begun: give the folder of a run, STORAGE/NAME")
-    return [_audit_stage(run, stage) for stage in sorted(begun, key=lambda stage: (stage.count("/"), stage))]
+    return [_audit_stage(run, stage) for stage in begun]
 
 
 def _audit_stage(run: Location, stage: str) -> StageAudit:
