@@ -46,6 +46,7 @@ def join(log_file: Path) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
         return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine won't be taken from under itself
     ray.init(
         num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),
         object_store_memory=_OBJECT_STORE_BYTES,
