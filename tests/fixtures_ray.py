@@ -1,7 +1,8 @@
 """One Ray cluster for the whole test run: starting one takes 10 to 40 s."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -41,15 +42,21 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def cluster_address() -> Iterator[str]:
-    """Start a cluster of its own, as a job would be submitted to, with 4 CPUs; return its address."""
+def start_cluster() -> Iterator[Callable[[dict[str, str]], str]]:
+    """Return a function that starts a cluster of its own with 4 CPUs, whose processes have this environment.
+
+    It returns the cluster's address.
+    """
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 200_000_000}, connect=False
-        )
-        yield cluster.address
-        cluster.shutdown()
+    head = {"num_cpus": 4, "object_store_memory": 200_000_000}
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+
+        def start(environment: dict[str, str]) -> str:
+            for name, value in {**ENVIRONMENT, **environment}.items():
+                patch.setenv(name, value)
+            cluster = Cluster(initialize_head=True, head_node_args=head, connect=False)
+            stack.callback(cluster.shutdown)
+            return cluster.address
+
+        yield start

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import fixtures_run as job
@@ -161,12 +162,12 @@ def _kill_when(run: Path, event: str, options: tuple[str, ...], timeout_s: float
 
 
 def test_the_same_run_on_an_object_store_and_a_cluster(
-    s3_server, cluster_address: str, scenes: Path, tmp_path: Path
+    s3_server, start_cluster: Callable[[dict[str, str]], str], scenes: Path, tmp_path: Path
 ) -> None:
     """Two trainers and their loaders take all four CPUs of the cluster."""
     bucket, environment = s3_server.bucket("end-to-end"), s3_server.environment()
     job.pack_scenes(scenes, f"{bucket}/scenes", environment)
-    environment |= {"RAY_ADDRESS": cluster_address, "RAY_AUTH_MODE": "disabled"}
+    environment |= {"RAY_ADDRESS": start_cluster(environment), "RAY_AUTH_MODE": "disabled"}
     options = (f"--data={bucket}/scenes", f"--storage={bucket}/runs", "--no-random-baseline")
     printed = job.run_job(tmp_path, *options, environment=environment)
     assert f"{bucket}/runs/demo/report.html" in printed
