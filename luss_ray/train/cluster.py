@@ -48,6 +48,7 @@ def join(log_file: Path) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine won't be taken from under itself
     ray.init(
+        address="local",  # and not some cluster that happens to run on this machine
         num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=False,

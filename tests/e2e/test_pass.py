@@ -63,7 +63,7 @@ def test_every_sample_was_used_exactly_once_an_epoch(finished: tuple[Path, str],
     (changed / "attention" / "consumption.json").write_text(json.dumps(ledger))
     done = job.audit(changed)
     assert done.returncode == 1 and "1 missing" in done.stdout and "attention" in done.stdout
-    done = job.audit(tmp_path)
+    done = job.audit(tmp_path / "nowhere")
     assert done.returncode == 2 and "no training stage that was begun" in done.stderr
 
 
