@@ -153,7 +153,7 @@ def ray_data(folder: Path, kinds: Kinds) -> Iterator[Any]:
         return {f"crop_{number}": view.numpy() for number, view in enumerate(crops(row["jpg"]))}
 
     urls = [str(path) for path in sorted((folder / "shards").rglob("*.tar"))]
-    rows = ray.data.read_webdataset(urls, suffixes=["jpg"], decoder=False, shuffle="files").map(crop)
+    rows = ray.data.read_webdataset(urls, suffixes=["jpg"], decoder=None, shuffle="files").map(crop)
     yield from rows.iter_torch_batches(batch_size=BATCH, drop_last=True, local_shuffle_buffer_size=200)
 
 

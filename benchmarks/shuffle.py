@@ -53,7 +53,7 @@ def webdataset(urls: list[str], seed: int) -> np.ndarray:
 
 def ray_data(urls: list[str], seed: int) -> np.ndarray:
     """Return the classes in Ray Data's order: files shuffled, then a local shuffle in the iterator."""
-    rows = ray.data.read_webdataset(urls, suffixes=["cls"], decoder=False, shuffle=ray.data.FileShuffleConfig(seed))
+    rows = ray.data.read_webdataset(urls, suffixes=["cls"], decoder=None, shuffle=ray.data.FileShuffleConfig(seed))
     batches = rows.iter_batches(batch_size=256, local_shuffle_buffer_size=BUFFER, local_shuffle_seed=seed)
     return np.array([int(label) for batch in batches for label in batch["cls"]])
 
