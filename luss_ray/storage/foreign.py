@@ -123,12 +123,15 @@ def _look(location: Location, name: str) -> _Found:
 
 
 def _samples(members: Sequence[Member]) -> dict[str, dict[str, Member]]:
-    """Return the members of each sample by what follows the first dot of their file names."""
+    """Return the members of each sample by what follows the first dot of their file names; ValueError on doubles."""
     samples: dict[str, dict[str, Member]] = {}
     for member in members:
         folder, slash, file = member.name.rpartition("/")
         stem, _, suffix = file.partition(".")
-        samples.setdefault(folder + slash + stem, {})[suffix] = member
+        sample = samples.setdefault(folder + slash + stem, {})
+        if suffix in sample:
+            raise ValueError(f"{member.name} is in it twice")
+        sample[suffix] = member
     return samples
 
 

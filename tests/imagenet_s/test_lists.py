@@ -6,6 +6,10 @@ import pytest
 
 from luss_ray.core.errors import UserError
 from luss_ray.imagenet_s.lists import MERGES, PUBLISHED, SUBSETS, read_subset
+from luss_ray.stages.prepare import Preparation, check
+from luss_ray.storage.imagenet import ImageNet, Place
+from luss_ray.storage.pack_plan import PackSettings
+from luss_ray.storage.uri import Location
 
 
 @pytest.fixture
@@ -76,3 +80,31 @@ def test_the_published_counts_follow_from_the_published_lists(published_lists, s
     assert {name: len(images) for name, images in counts.items()} == {name: PUBLISHED[size][name] for name in counts}
     others = [read_subset(published_lists, larger) for larger in SUBSETS if larger > size]
     assert all(subset.ids.keys() <= other.ids.keys() for other in others)
+
+
+def test_placeholder_images_of_the_published_lists_fall_short_in_training_images_alone(published_lists, tmp_path):
+    """Every image and mask that the lists name, as empty files: all are found, in the published numbers."""
+    subsets = {size: read_subset(published_lists, size) for size in SUBSETS}
+    places, annotations = [], {}
+    for size, subset in subsets.items():
+        annotations[size] = Location.parse(tmp_path / str(size))
+        for split, images in (("train-semi", subset.train_semi), ("validation", subset.validation)):
+            for image in images:
+                mask = tmp_path / str(size) / f"{split}-segmentation" / image.category / f"{image.stem}.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                mask.touch()
+        named = (*subset.train_semi, *subset.validation, *(subset.test or ()))
+        places += [Place(image.stem, f"{image.stem}.JPEG", 0, -1) for image in named]
+    given = Preparation(
+        imagenet=ImageNet.of(Location.parse(tmp_path), places),
+        subsets=subsets,
+        annotations=annotations,
+        out=Location.parse(tmp_path / "out"),
+        settings=PackSettings(),
+        incomplete=True,
+    )
+    lines = check(given)
+    assert len(lines) == len(SUBSETS)
+    for size, line in zip(SUBSETS, lines, strict=True):
+        assert line.startswith(f"S{size}: ")
+        assert f"images of train, the published number is {PUBLISHED[size]['train']}" in line

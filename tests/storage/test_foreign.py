@@ -97,3 +97,8 @@ def test_bad_samples_are_left_out_up_to_a_limit_and_wrong_tars_are_one_line(tmp_
     (tmp_path / "shards" / "train-8.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"train-8.tar: not a complete tar"):
         index_shards(location, BOTH, name="x")
+    with webdataset.TarWriter(str(tmp_path / "shards" / "train-8.tar"), encoder=False) as out:
+        for _ in range(2):
+            out.write({"__key__": "same", "jpg": jpeg(1)})
+    with pytest.raises(UserError, match=r"train-8.tar: same.jpg is in it twice"):
+        index_shards(location, BOTH, name="x")
