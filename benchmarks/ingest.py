@@ -1,23 +1,27 @@
 """Ingest beside the usual loaders: images a second on one core, from shards to training batches.
 
-`uv run benchmarks/ingest.py [--images 3000] [--rounds 3] [--quick] [--json FILE]`
+`uv run benchmarks/ingest.py [--images 4800] [--rounds 3] [--quick] [--json FILE]`
 
 Every contender runs in a process of its own that is pinned, with all that it starts, to one core, so that what it
-spends besides decoding counts too. They take turns in each round; a rate is that of the second half of the images, as
-some have made many batches before they hand out the first.
+spends besides decoding counts too. They take turns in each round. A rate is that of the middle half of the images: at
+both of its ends a contender's buffers are as full as they ever are, so that neither their filling nor their draining
+counts. Peers stop after a quarter of the images, and run in a plain environment, without the settings of the memory
+allocator that the product makes for its processes.
 Images are generated, 500 x 375 px and about 110 KB as ImageNet's; batches have 32 images; peers do the whole of the
 augmentation, (g) leaves colours to the training device, (h) does all of it on this core.
 
 - (a) `authors`: files, Pillow, torchvision's first transforms, DataLoader; (b) `webdataset`, (c) `mosaic`, (d)
   `litdata`, (e) `ray_data`: each with torchvision's second transforms; (f) `decode_only`: the floor
-- (g) `ours`, (h) `ours_cpu`: through Ray Data into this process, as a training worker reads; `ours_s3`: (g) from an
-  S3 server on this machine, whose work shares the core
+- (g) `ours`, (h) `ours_cpu`: through Ray Data into this process, as a training worker reads; `ours_s3`: (g) from
+  an S3 server on another core of this machine, behind a proxy that counts the bytes
 
 `vs_…` are ratios of rates, `of_decode_floor_2x224` is (f) over (g). Peers that aren't in the product's environment are
 installed into one of their own, in the user's cache folder.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -46,6 +50,8 @@ MULTI_CROP = {"2x224": Crops(global_scale=(0.14, 1.0)), "multicrop": Crops(globa
 OURS = ("ours", "ours_cpu", "ours_s3")
 ALL = ("authors", "webdataset", "mosaic", "litdata", "ray_data", "decode_only", *OURS)
 NEEDS_ENVIRONMENT = ("mosaic", "litdata")
+PEERS_PART = 4
+"""Peers read one image of so many; we hand out many batches at a time, so that a rate without steps takes more."""
 BEST_PEERS = ("webdataset", "mosaic", "litdata", "ray_data")
 
 
@@ -95,21 +101,30 @@ def contender(name: str, folder: Path, crops: Crops) -> Iterator[Any]:
     return ingest_peers.PEERS[name](folder, kinds)
 
 
-def measure(name: str, folder: Path, crops: Crops) -> dict[str, float]:
-    """Run one contender once, on one core; return its rate and the time to its first batch."""
+def measure(name: str, folder: Path, crops: Crops, num_images: int) -> dict[str, float]:
+    """Run one contender once, on one core; return its rate, the time to its first batch, and how many images it saw."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     started = time.perf_counter()
     batches = contender(name, folder, crops)
-    arrivals = [time.perf_counter() for _ in batches]
-    half = len(arrivals) // 2
-    seconds = arrivals[-1] - arrivals[half]
-    rate = (len(arrivals) - 1 - half) * ingest_peers.BATCH / seconds
-    return {"images_per_s": rate, "first_batch_s": arrivals[0] - started}
+    num_batches = num_images // (1 if name in OURS else PEERS_PART) // ingest_peers.BATCH
+    arrivals = [time.perf_counter() for _ in itertools.islice(batches, num_batches)]
+    first, last = len(arrivals) // 4, len(arrivals) * 3 // 4
+    rate = (last - first) * ingest_peers.BATCH / (arrivals[last] - arrivals[first])
+    return {
+        "images_per_s": rate,
+        "first_batch_s": arrivals[0] - started,
+        "images": len(arrivals) * ingest_peers.BATCH,
+    }
 
 
-def run_apart(name: str, folder: Path, kind: str, python: str, environment: dict[str, str]) -> dict[str, float]:
+def run_apart(
+    name: str, folder: Path, kind: str, num_images: int, python: str, environment: dict[str, str]
+) -> dict[str, float]:
     """Measure in a process of its own."""
-    command = [python, __file__, "--measure", name, "--crops", kind, "--folder", str(folder)]
+    command = [python, __file__, "--measure", name, "--crops", kind, "--folder", str(folder), "--images"]
+    command.append(str(num_images))
+    if name not in OURS:
+        environment = {key: value for key, value in environment.items() if not key.startswith("MALLOC_")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
@@ -141,39 +156,46 @@ def prepare(folder: Path, number: int, python: str) -> None:
         subprocess.run(command, env={**os.environ, "PYTHONPATH": str(HERE)}, check=True, capture_output=True)
 
 
-def start_s3(folder: Path) -> tuple[Any, dict[str, str]]:
-    """Start an S3 server, copy the shards there; return it and the environment that points at them."""
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Start an S3 server with the shards and a proxy before it; give the proxy and the environment that points at it."""
     sys.path.append(str(HERE.parent / "tests"))
+    from fixtures_proxy import SlowProxy
     from fixtures_s3 import S3Server
 
     server = S3Server(folder / "s3")
     server.start()
-    server.bucket("ingest")
-    for path in sorted((folder / "shards").rglob("*")):
-        if path.is_file():
-            server.client().upload_file(str(path), "ingest", str(path.relative_to(folder / "shards")))
-    return server, {**server.environment(), "INGEST_S3": "s3://ingest"}
-
-
-def all_rounds(folder: Path, rounds: int, kinds: list[str]) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Return what each contender measured, by kind of crops and name, a value a round."""
-    python = peers_python()
-    server, s3 = start_s3(folder)
-    environment = {**os.environ, **s3, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    measured: dict[str, dict[str, list[dict[str, float]]]] = {kind: {name: [] for name in ALL} for kind in kinds}
     try:
-        for number in range(rounds):
-            for kind in kinds:
-                for name in ALL:
-                    interpreter = python if name in NEEDS_ENVIRONMENT else sys.executable
-                    value = run_apart(name, folder, kind, interpreter, environment)
-                    measured[kind][name].append(value)
-                    CONSOLE.print(
-                        f"round {number + 1}, {kind}, {name}: {value['images_per_s']:.0f} images/s, "
-                        f"first batch after {value['first_batch_s']:.1f} s"
-                    )
+        server.bucket("ingest")
+        for path in sorted((folder / "shards").rglob("*")):
+            if path.is_file():
+                server.client().upload_file(str(path), "ingest", str(path.relative_to(folder / "shards")))
+        proxy = SlowProxy(server.endpoint, delay_s=0)
+        yield proxy, {**server.environment(), "AWS_ENDPOINT_URL": proxy.endpoint, "INGEST_S3": "s3://ingest"}
+        proxy.close()
     finally:
         server.stop()
+
+
+def all_rounds(
+    folder: Path, num_images: int, rounds: int, kinds: list[str]
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Return what each contender measured, by kind of crops and name, a value a round."""
+    python = peers_python()
+    measured: dict[str, dict[str, list[dict[str, float]]]] = {kind: {name: [] for name in ALL} for kind in kinds}
+    with serving(folder) as (proxy, s3):
+        environment = {**os.environ, **s3, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+        for number, kind, name in itertools.product(range(rounds), kinds, ALL):
+            interpreter = python if name in NEEDS_ENVIRONMENT else sys.executable
+            proxy.num_bytes = 0
+            value = run_apart(name, folder, kind, num_images, interpreter, environment)
+            line = f"round {number + 1}, {kind}, {name}: {value['images_per_s']:.0f} images/s"
+            line += f", first batch after {value['first_batch_s']:.1f} s"
+            if proxy.num_bytes:
+                value["bytes_per_image"] = proxy.num_bytes / value["images"]
+                line += f", {value['bytes_per_image'] / 1000:.0f} kB an image"
+            measured[kind][name].append(value)
+            CONSOLE.print(line)
     return measured
 
 
@@ -195,25 +217,32 @@ def ratios_of(measured: dict[str, dict[str, list[dict[str, float]]]]) -> dict[st
     return {name: {"median": statistics.median(v), "min": min(v), "max": max(v)} for name, v in lists.items()}
 
 
+def jpeg_bytes(folder: Path) -> float:
+    """Return the mean size of the images' files."""
+    return statistics.mean(path.stat().st_size for path in (folder / "files").rglob("*.jpg"))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=4800)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of 2000 images, two global crops only")
+    parser.add_argument("--quick", action="store_true", help="one round of 2400 images, two global crops only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", choices=ALL, help=argparse.SUPPRESS)
     parser.add_argument("--crops", choices=MULTI_CROP, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(given.measure, given.folder, MULTI_CROP[given.crops])))
+        print(json.dumps(measure(given.measure, given.folder, MULTI_CROP[given.crops], given.images)))
         return
     with tempfile.TemporaryDirectory(prefix="ingest-", dir="/tmp") as name:
         folder = Path(name)
-        prepare(folder, 2000 if given.quick else given.images, peers_python())
+        num_images = 2400 if given.quick else given.images
+        prepare(folder, num_images, peers_python())
         kinds = ["2x224"] if given.quick else list(MULTI_CROP)
-        measured = all_rounds(folder, 1 if given.quick else given.rounds, kinds)
+        CONSOLE.print(f"images of {jpeg_bytes(folder) / 1000:.0f} kB")
+        measured = all_rounds(folder, num_images, 1 if given.quick else given.rounds, kinds)
     ratios = ratios_of(measured)
     table = Table("", "median", "min", "max")
     for name, spread in ratios.items():

@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that answers late: it counts requests, and how many wait at once."""
+"""A proxy in front of the S3 server that answers late: it counts requests, how many wait at once, and bytes."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,8 @@ class SlowProxy:
     def __init__(self, endpoint: str, delay_s: float) -> None:
         self.delay_s = delay_s
         self.num_requests = self.num_waiting = self.most_waiting = 0
+        self.num_bytes = 0
+        """Bytes of the answers."""
         self._target = urlsplit(endpoint)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -60,6 +62,7 @@ class SlowProxy:
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):
+            self.num_bytes += len(data)
             writer.write(data)
             await writer.drain()
 

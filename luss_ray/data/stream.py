@@ -113,9 +113,18 @@ class Loader:
         labels: Sequence[bytes | None],
     ) -> dict[str, np.ndarray]:
         draws = uniforms(self.spec.seed, CROPS, epochs.tolist(), rows.tolist(), self.spec.transform.num_uniforms)
-        made = list(self.pool.map(self._sample, rows.tolist(), images, labels, draws))
-        arrays = {name: np.stack([sample[name] for _, sample in made]) for name in made[0][1]}
-        used = np.array([row for row, _ in made], np.int64)
+        arrays: dict[str, np.ndarray] = {}
+        used = np.empty_like(rows)
+
+        def make(place: int) -> None:
+            used[place], sample = self._sample(int(rows[place]), images[place], labels[place], draws[place])
+            for name, array in sample.items():
+                if place == 0:
+                    arrays[name] = np.empty((len(rows), *array.shape), array.dtype)
+                arrays[name][place] = array
+
+        make(0)  # its arrays show the shapes of all
+        list(self.pool.map(make, range(1, len(rows))))
         return arrays | {"epoch": epochs, "row": rows, "used_row": used}
 
     def _sample(
