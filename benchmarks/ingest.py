@@ -117,12 +117,11 @@ def measure(name: str, folder: Path, crops: Crops, num_images: int) -> dict[str,
     }
 
 
-def run_apart(
-    name: str, folder: Path, kind: str, num_images: int, python: str, environment: dict[str, str]
-) -> dict[str, float]:
+def run_apart(name: str, kind: str, folder: Path, num_images: int, environment: dict[str, str]) -> dict[str, float]:
     """Measure in a process of its own."""
-    command = [python, __file__, "--measure", name, "--crops", kind, "--folder", str(folder), "--images"]
-    command.append(str(num_images))
+    interpreter = peers_python() if name in NEEDS_ENVIRONMENT else sys.executable
+    command = [interpreter, __file__, "--measure", name, "--crops", kind, "--folder", str(folder)]
+    command += ["--images", str(num_images)]
     if name not in OURS:
         environment = {key: value for key, value in environment.items() if not key.startswith("MALLOC_")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -158,7 +157,7 @@ def prepare(folder: Path, number: int, python: str) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Start an S3 server with the shards and a proxy before it; give the proxy and the environment that points at it."""
+    """Start an S3 server with the shards and a proxy before it; give the proxy and the environment for it."""
     sys.path.append(str(HERE.parent / "tests"))
     from fixtures_proxy import SlowProxy
     from fixtures_s3 import S3Server
@@ -181,14 +180,12 @@ def all_rounds(
     folder: Path, num_images: int, rounds: int, kinds: list[str]
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
     """Return what each contender measured, by kind of crops and name, a value a round."""
-    python = peers_python()
     measured: dict[str, dict[str, list[dict[str, float]]]] = {kind: {name: [] for name in ALL} for kind in kinds}
     with serving(folder) as (proxy, s3):
         environment = {**os.environ, **s3, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
         for number, kind, name in itertools.product(range(rounds), kinds, ALL):
-            interpreter = python if name in NEEDS_ENVIRONMENT else sys.executable
             proxy.num_bytes = 0
-            value = run_apart(name, folder, kind, num_images, interpreter, environment)
+            value = run_apart(name, kind, folder, num_images, environment)
             line = f"round {number + 1}, {kind}, {name}: {value['images_per_s']:.0f} images/s"
             line += f", first batch after {value['first_batch_s']:.1f} s"
             if proxy.num_bytes:

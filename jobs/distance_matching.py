@@ -45,13 +45,12 @@ def main() -> None:
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
     num_images = len(data.split(options.split))
     folder = storage / (options.name or f"{recipe.recipe_name}-distance-matching")
-    cluster.join(options.log)
     bad = max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples
     whole = Run(
         folder=folder,
         recipe=recipe,
         data=data,
-        resources=cluster.resources(None),
+        connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=bad),
     )
     weights, known = find_weights(options.weights, whole, options.protocol)

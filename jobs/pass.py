@@ -8,6 +8,7 @@ from rich.table import Table
 
 from luss_ray.config.command_line import parse
 from luss_ray.core.command import run
+from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import open_dataset
 from luss_ray.protocols.rules import Protocol
@@ -43,6 +44,11 @@ class Options:
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and not 1 <= self.num_workers[0] <= self.num_workers[1]:
+            low, high = self.num_workers
+            raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
+
 
 def main() -> None:
     """Run PASS and print where its results are."""
@@ -53,13 +59,12 @@ def main() -> None:
     from luss_ray.protocols.unsupervised import run_pass
     from luss_ray.report.collect import REPORT, RESULT
 
-    cluster.join(options.log)
     num_images = len(data.split("train"))
     whole = Run(
         folder=storage / (options.name or recipe.recipe_name),
         recipe=recipe,
         data=data,
-        resources=cluster.resources(options.num_workers),
+        connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=Limits(
             max_bad_samples=max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples,
             max_failures=options.max_failures,

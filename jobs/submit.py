@@ -44,12 +44,11 @@ def main(options: Options) -> None:
     data = ShardedDataset.open(Location.parse(options.data or origin.data_uri))
     data.split(options.split)
     check_split(Protocol.UNSUPERVISED, origin.recipe.pretrain.split, data)
-    cluster.join(options.log)
     whole = Run(
         folder=folder,
         recipe=origin.recipe,
         data=data,
-        resources=cluster.resources(None),
+        connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=options.max_bad_samples),
     )
     whole.claim()

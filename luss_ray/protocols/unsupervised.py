@@ -5,6 +5,7 @@ from typing import Any
 
 import safetensors.torch
 
+from luss_ray.config.recipe import Recipe
 from luss_ray.core.errors import UserError
 from luss_ray.protocols.rules import Protocol, check_split
 from luss_ray.report.collect import write_report
@@ -119,6 +120,9 @@ def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished) -> 
 
 def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
     def work(folder: Location, settings: str) -> dict[str, Any]:
+        num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run.recipe).values())
+        if smallest < 2 * num_workers:
+            raise UserError(f"a batch of {smallest} is too small for {num_workers} workers; give fewer --num-workers")
         return {
             "images": train(
                 task,
@@ -134,10 +138,15 @@ def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
     return run.stage(name, inputs, work)
 
 
+def _batch_sizes(recipe: Recipe) -> dict[str, int]:
+    stages = {"pretrain": recipe.pretrain, "attention": recipe.attention, "finetune": recipe.finetune}
+    return {name: stage.optimisation.batch_size for name, stage in stages.items()}
+
+
 def _check_size(run: Run) -> None:
     """Refuse, before anything starts, what would fail after hours."""
     recipe = run.recipe
-    num_clusters, num_workers = run.num_clusters, run.resources.num_workers[1]
+    num_clusters = run.num_clusters
     for split in {recipe.pretrain.split, "train"}:
         run.data.split(split)
     num_images = len(run.data.split("train"))
@@ -145,15 +154,12 @@ def _check_size(run: Run) -> None:
         raise UserError(
             f"{run.data.location.uri}: {num_images} training images for {num_clusters} clusters; add images"
         )
-    for name, stage in (("pretrain", recipe.pretrain), ("attention", recipe.attention), ("finetune", recipe.finetune)):
-        batch = stage.optimisation.batch_size
+    for name, batch in _batch_sizes(recipe).items():
         if num_images < batch:
             raise UserError(
                 f"{run.data.location.uri}: {num_images} training images are fewer than a batch of {batch}; "
                 f"add images or give --{name}.optimisation.batch-size"
             )
-        if batch < 2 * num_workers:
-            raise UserError(f"a batch of {batch} is too small for {num_workers} workers; give fewer --num-workers")
     if recipe.clustering.crop_px > recipe.shorter_side_px:
         raise UserError(
             f"clustering.crop_px = {recipe.clustering.crop_px} exceeds shorter_side_px = {recipe.shorter_side_px}"

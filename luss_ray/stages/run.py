@@ -1,5 +1,6 @@
 """A run's folder: what it was asked to do, which stages are finished, and how each is resumed or skipped."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +46,14 @@ class Run:
     folder: Location
     recipe: Recipe
     data: ShardedDataset
-    resources: Resources
+    connect: Callable[[], Resources]
+    """Joins the cluster and says what the run takes of it; called once a stage has something to do."""
     limits: Limits
+
+    @functools.cached_property
+    def resources(self) -> Resources:
+        """What the run takes of the cluster, which is joined when they are first asked for."""
+        return self.connect()
 
     @property
     def num_clusters(self) -> int:
@@ -111,6 +118,7 @@ class Run:
         if begun is not None and begun["inputs"] != wanted:
             folder.delete_prefix("")
         folder.write_json(BEGUN, {"inputs": wanted})
+        _ = self.resources
         started = time.monotonic()
         about = work(folder, wanted)
         seconds = time.monotonic() - started

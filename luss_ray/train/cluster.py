@@ -33,6 +33,12 @@ class Resources:
     """Actors at most in the stages that run a network over a whole split, or cluster."""
 
 
+def connect(log_file: Path, num_workers: tuple[int, int] | None = None) -> Resources:
+    """Join the cluster, or start Ray here, and return what a run takes of it; see `join` and `resources`."""
+    join(log_file)
+    return resources(num_workers)
+
+
 def join(log_file: Path) -> None:
     """Connect to the cluster named by RAY_ADDRESS, or start Ray here; its chatter goes to `log_file`.
 
@@ -63,13 +69,8 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
     wait for ever.
 
     Args:
-        num_workers: fewest and most training workers; None = by what the cluster has now.
-
-    Raises:
-        UserError: a range that is none.
+        num_workers: fewest and most training workers, at least 1; None = by what the cluster has now.
     """
-    if num_workers is not None and not 1 <= num_workers[0] <= num_workers[1]:
-        raise UserError(f"--num-workers {num_workers[0]} {num_workers[1]}: give MIN MAX with 1 <= MIN <= MAX")
     cluster = ray.cluster_resources()
     num_gpus = int(cluster.get("GPU", 0))
     low, high = num_workers or (max(1, num_gpus), max(1, num_gpus))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from luss_ray.config.recipe import Crops
@@ -45,6 +44,6 @@ def coloured_crops(batch: dict[str, Tensor], crops: Crops, seed: int) -> list[Te
     for kind, spec in enumerate(crops.specs()):
         params = draw_colour(crop_major[used : used + spec.num].reshape(-1, COLOUR_DRAWS), crops.colour)
         pixels = batch[f"crops_{kind}"].transpose(0, 1).flatten(0, 1)
-        inputs.append(augment(pixels, params, crops.colour).contiguous(memory_format=torch.channels_last))
+        inputs.append(augment(pixels, params, crops.colour))
         used += spec.num
     return inputs

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import fixtures_run as job
 
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location
+
 
 def refused(folder: Path, *options: str, environment: dict[str, str] | None = None) -> str:
     """Return the one line that the main job says when it refuses."""
@@ -42,8 +45,12 @@ def test_data_that_is_not_there(tmp_path):
 
 def test_settings_that_do_not_fit_the_data(shards, tmp_path):
     options = (f"--data={shards}", f"--storage={tmp_path}")
-    assert "batch of 200" in refused(tmp_path, "demo", *options, "--attention.optimisation.batch-size=200")
     assert "num-workers" in refused(tmp_path, "demo", *options, "--num-workers=3 1")
+    assert list(tmp_path.iterdir()) == []
+    assert "batch of 200" in refused(tmp_path, "demo", *options, "--attention.optimisation.batch-size=200")
+    assert "workers" in refused(
+        tmp_path, "demo", *options, "--attention.optimisation.batch-size=2", "--num-workers=2 2"
+    )
     assert "train-full" in refused(tmp_path, "imagenet-s-919", *options)
 
 
@@ -51,3 +58,11 @@ def test_storage_that_cannot_be_written(shards, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for storage in ("/proc/luss_ray", f"{tmp_path}/file/runs"):
         assert storage in refused(tmp_path, "demo", f"--data={shards}", f"--storage={storage}")
+
+
+def test_more_unreadable_images_than_allowed(shards, tmp_path):
+    options = (*job.TINY, f"--data={shards}", f"--storage={tmp_path}/runs", "--name=strict", "--max-bad-samples=0")
+    message = refused(tmp_path, "demo", *options)
+    bad = ShardedDataset.open(Location.parse(shards)).split("train").sample_uri(job.UNREADABLE_ROW)
+    assert bad in message and "--max-bad-samples" in message
+    assert not (tmp_path / "runs" / "strict" / "pretrain" / "weights.safetensors").exists()

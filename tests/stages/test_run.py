@@ -18,7 +18,9 @@ LIMITS = Limits(max_bad_samples=0, max_failures=0, checkpoint_every_s=60)
 def run(shards, tmp_path) -> Run:
     data = ShardedDataset.open(Location.parse(shards))
     recipe = RECIPES["imagenet-s-50"]()
-    return Run(folder=Location.parse(tmp_path / "run"), recipe=recipe, data=data, resources=RESOURCES, limits=LIMITS)
+    return Run(
+        folder=Location.parse(tmp_path / "run"), recipe=recipe, data=data, connect=lambda: RESOURCES, limits=LIMITS
+    )
 
 
 def test_a_name_belongs_to_one_set_of_settings(run):

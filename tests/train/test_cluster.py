@@ -3,7 +3,6 @@ import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luss_ray.core.errors import UserError
 from luss_ray.train import cluster
 
 
@@ -32,10 +31,3 @@ def test_every_gpu_has_a_worker_and_its_share_of_the_cpus(in_cluster) -> None:
     in_cluster(128, gpus=8)
     taken = cluster.resources(None)
     assert taken.use_gpu and taken.num_workers == (8, 8) and taken.num_loaders == 14 and taken.num_actors == 8
-
-
-@pytest.mark.parametrize("wrong", [(0, 1), (3, 2)])
-def test_a_range_that_is_none_is_refused(in_cluster, wrong: tuple[int, int]) -> None:
-    in_cluster(4)
-    with pytest.raises(UserError, match="MIN MAX"):
-        cluster.resources(wrong)
