@@ -65,13 +65,13 @@ def demo() -> Recipe:
             frozen_prototype_steps=0,
         ),
         attention=Attention(
-            optimisation=Optimisation(epochs=4, batch_size=32, lr=30.0, final_lr=0.03),
+            optimisation=Optimisation(epochs=4, batch_size=32, lr=8.0, final_lr=0.008),
             crops=replace(crops, global_scale=(0.15, 1.0)),
             queue=Queue(length=0),
         ),
         clustering=Clustering(crop_px=64, num_restarts=10),
         finetune=Finetune(
-            optimisation=Optimisation(epochs=2, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
+            optimisation=Optimisation(epochs=6, batch_size=32, lr=0.05, optimiser=Optimiser.SGD, final_lr=0.0001),
             crop_px=64,
             scale=(0.4, 1.0),
         ),
