@@ -13,6 +13,8 @@ def swap_loss(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy between each code and every other crop's prediction, mean over the n local samples.
 
+    It is computed in float32 also under autocast, which would make its products bfloat16.
+
     As all losses here it is a mean over local samples: with uneven splits multiply by n * world / B before gradients
     are averaged over processes, which gives the gradient of the mean over the global batch.
 
@@ -23,8 +25,9 @@ def swap_loss(
 
     Source: arXiv 2006.09882, equation 1.
     """
-    log_predictions = F.log_softmax(scores.float() / temperature, dim=-1)
-    pairs = torch.einsum("ank,vnk->av", codes, log_predictions)
+    with torch.autocast(scores.device.type, enabled=False):
+        log_predictions = F.log_softmax(scores.float() / temperature, dim=-1)
+        pairs = torch.einsum("ank,vnk->av", codes.float(), log_predictions)
     num_assigning, num_crops = pairs.shape
     others = ~torch.eye(num_assigning, num_crops, dtype=torch.bool, device=pairs.device)
     return -(pairs * others).sum() / (num_assigning * (num_crops - 1) * scores.shape[1])
