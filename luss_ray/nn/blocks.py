@@ -16,6 +16,7 @@ class BasicBlock(nn.Module):
         stride: of the first.
         downsample: brings the input to the output's shape; None where it has it.
         dilation: 1.
+        kernel: of the first convolution; 4 where a stride of 2 is to be centred (see `Architecture`).
 
     Source: He et al., "Deep residual learning for image recognition", arXiv 1512.03385.
     """
@@ -23,11 +24,18 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, width: int, stride: int = 1, downsample: nn.Module | None = None, *, dilation: int = 1
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        dilation: int = 1,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         assert dilation == 1, "only bottlenecks are dilated"
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
@@ -51,6 +59,7 @@ class Bottleneck(nn.Module):
         stride: of the 3x3 convolution, as in torchvision ("v1.5"); the paper has it in the first.
         downsample: brings the input to the output's shape; None where it has it.
         dilation: of the 3x3 convolution.
+        kernel: of the middle convolution; 4 where a stride of 2 is to be centred (see `Architecture`).
 
     Source: He et al., "Deep residual learning for image recognition", arXiv 1512.03385.
     """
@@ -58,12 +67,19 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, stride: int = 1, downsample: nn.Module | None = None, *, dilation: int = 1
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        dilation: int = 1,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
+        self.conv2 = nn.Conv2d(width, width, kernel, stride, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)

@@ -24,6 +24,10 @@ class Architecture:
         stem: "imagenet" is a 7x7 convolution of stride 2 and a max-pool of stride 2, "small" is a 3x3 convolution of
             stride 2 alone and "full" one of stride 1, for images of few pixels.
         dilate_last: dilation 2 in place of the last stage's stride (D16), bottleneck only.
+        centred: strides of 2 by kernels of even size, so that a pixel of a map lies in the middle of those it was made
+            of, where resizing and grid sampling look for it. The published networks' odd kernels move their maps by
+            half a stride to the right and down, and the maps of flipped crops to the left: little in large maps, but
+            half a pixel of eight in those of small images.
     """
 
     block: Literal["basic", "bottleneck"]
@@ -33,6 +37,7 @@ class Architecture:
     stem_width: int = 0
     stem: Literal["imagenet", "small", "full"] = "imagenet"
     dilate_last: bool = False
+    centred: bool = False
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -65,12 +70,14 @@ def resnet_tiny(
     strides: tuple[int, int, int, int] = (1, 2, 2, 1),
     stem_width: int = 32,
 ) -> Architecture:
-    """Return a bottleneck net for images of about 64 px: 3x3 stem of stride 2 without a max-pool.
+    """Return a bottleneck net for images of about 64 px: 4x4 stem of stride 2 without a max-pool, centred strides.
 
-    With the defaults c4 has stride 8 and sees 35 px. Two 3x3 convolutions a block would see the whole of so small an
+    With the defaults c4 has stride 8 and sees 42 px. Two 3x3 convolutions a block would see the whole of so small an
     image, and features that see everything say nothing about a place.
     """
-    return Architecture("bottleneck", layers, widths=widths, strides=strides, stem_width=stem_width, stem="small")
+    return Architecture(
+        "bottleneck", layers, widths=widths, strides=strides, stem_width=stem_width, stem="small", centred=True
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -96,7 +103,10 @@ class ResNet(nn.Module):
         self.architecture = architecture
         self._stem_channels = architecture.stem_width or architecture.widths[0]
         kernel, stride = {"imagenet": (7, 2), "small": (3, 2), "full": (3, 1)}[architecture.stem]
-        self.conv1 = nn.Conv2d(3, self._stem_channels, kernel, stride, kernel // 2, bias=False)
+        padding = kernel // 2
+        if architecture.centred and stride == 2:
+            kernel += 1
+        self.conv1 = nn.Conv2d(3, self._stem_channels, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(self._stem_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if architecture.stem == "imagenet" else nn.Identity()
@@ -119,13 +129,15 @@ class ResNet(nn.Module):
         stride = 1 if dilated else shape.strides[index]
         in_channels = shape.channels[index - 1] if index else self._stem_channels
         out_channels, width = shape.channels[index], shape.widths[index]
+        centred = shape.centred and stride == 2
         downsample = None
         if stride != 1 or in_channels != out_channels:
             downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 2 if centred else 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
         # As in torchvision, the first block of a dilated stage keeps the dilation of the stage before it.
-        blocks = [block(in_channels, width, stride, downsample)]
+        blocks = [block(in_channels, width, stride, downsample, kernel=4 if centred else 3)]
         blocks += [block(out_channels, width, dilation=2 if dilated else 1) for _ in range(1, shape.layers[index])]
         return nn.Sequential(*blocks)
 

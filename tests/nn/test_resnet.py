@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
@@ -40,6 +42,21 @@ def test_the_tiny_net_has_stride_eight_and_free_widths():
     net = ResNet(resnet_tiny(widths=(4, 6, 8, 10)))
     assert net.stride == 8 and net.channels == (16, 24, 32, 40)
     assert sum(p.numel() for p in ResNet(resnet_tiny()).parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_centred_strides_keep_maps_in_place(centred):
+    """With mirrored kernels, the map of a mirrored image is the mirrored map: only where nothing moves it aside."""
+    shape = replace(resnet_tiny(widths=(4, 4, 4, 4)), centred=centred)
+    net = ResNet(shape).eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.add_(module.weight.flip(3))
+        image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        plain, mirrored = net.stages(image)[3], net.stages(image.flip(3))[3].flip(3)
+    assert plain.shape[-1] == 8
+    assert torch.allclose(plain, mirrored, rtol=1e-4, atol=1e-4 * float(plain.max())) == centred
 
 
 def test_full_resolution_stem():
