@@ -39,8 +39,8 @@ def run_pass(run: Run, until: Stage | None = None, protocol: Protocol = Protocol
         UserError: the input, the settings or the storage don't allow it.
     """
     check_split(protocol, run.recipe.pretrain.split, run.data)
-    run.claim()
     _check_size(run)
+    run.claim()
     for stage in _stages(run):
         if stage is until:
             break
