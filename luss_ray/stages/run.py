@@ -118,7 +118,7 @@ class Run:
         if begun is not None and begun["inputs"] != wanted:
             folder.delete_prefix("")
         folder.write_json(BEGUN, {"inputs": wanted})
-        _ = self.resources
+        _ = self.resources  # joins the cluster before the clock starts
         started = time.monotonic()
         about = work(folder, wanted)
         seconds = time.monotonic() - started
