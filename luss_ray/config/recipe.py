@@ -11,7 +11,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from luss_ray.core.errors import UserError
-from luss_ray.data.augment import ColourSpec
+from luss_ray.data.colour import ColourSpec
 from luss_ray.data.crops import CropSpec
 from luss_ray.nn.resnet import Architecture, resnet18, resnet50, resnet_tiny
 

@@ -17,7 +17,7 @@ from luss_ray.config.recipe import (
     Queue,
     Recipe,
 )
-from luss_ray.data.augment import ColourSpec
+from luss_ray.data.colour import ColourSpec
 
 
 def imagenet_s_50() -> Recipe:

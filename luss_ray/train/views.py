@@ -7,7 +7,8 @@ from torch import Tensor
 
 from luss_ray.config.recipe import Crops
 from luss_ray.core.seeds import COLOURS, uniforms
-from luss_ray.data.augment import COLOUR_DRAWS, augment, draw_colour
+from luss_ray.data.augment import augment
+from luss_ray.data.colour import COLOUR_DRAWS, draw_colour
 from luss_ray.data.crops import multi_crop, num_draws
 from luss_ray.data.decode import decode_image
 

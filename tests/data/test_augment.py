@@ -11,19 +11,11 @@ from scipy.stats import kstest
 from torchvision.transforms.v2 import functional as TF
 
 from luss_ray.core.errors import UserError
-from luss_ray.data.augment import (
-    COLOUR_DRAWS,
-    MEAN,
-    STD,
-    STD_PRETRAIN,
-    ColourParams,
-    ColourSpec,
-    augment,
-    draw_colour,
-    gaussian_blur,
-    normalise,
-)
+from luss_ray.data.augment import augment, augment_batched, gaussian_blur, normalise
+from luss_ray.data.augment_cpu import augment_on_cpu
+from luss_ray.data.colour import COLOUR_DRAWS, MEAN, STD, STD_PRETRAIN, ColourParams, ColourSpec, draw_colour
 
+WAYS = pytest.mark.parametrize("way", [augment_batched, augment_on_cpu])
 PLAIN = ColourSpec(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -74,33 +66,37 @@ def one_by_one(crops: torch.Tensor, params: ColourParams) -> torch.Tensor:
     ],
     ids=["published", "mild", "strong hue", "brightness", "hue", "blur", "grey"],
 )
-def test_every_sample_is_torchvisions_on_its_own_parameters(spec):
+@WAYS
+def test_every_sample_is_torchvisions_on_its_own_parameters(way, spec):
     crops, params = make_crops(200), draw_colour(draws(200), spec)
-    torch.testing.assert_close(augment(crops, params, spec), one_by_one(crops, params), atol=2e-5, rtol=0)
+    torch.testing.assert_close(way(crops, params, spec), one_by_one(crops, params), atol=2e-5, rtol=0)
 
 
-def test_a_samples_result_does_not_depend_on_its_batch():
+@WAYS
+def test_a_samples_result_does_not_depend_on_its_batch(way):
     spec, crops = ColourSpec(), make_crops(300)
     params = draw_colour(draws(300), spec)
-    whole = augment(crops, params, spec)
+    whole = way(crops, params, spec)
     for part in (slice(0, 1), slice(7, 20), slice(123, 300)):
-        torch.testing.assert_close(augment(crops[part], params[part], spec), whole[part], atol=1e-6, rtol=0)
+        torch.testing.assert_close(way(crops[part], params[part], spec), whole[part], atol=1e-6, rtol=0)
 
 
-def test_nothing_to_do_is_plain_normalisation():
+@WAYS
+def test_nothing_to_do_is_plain_normalisation(way):
     spec = ColourSpec(jitter_p=0.0, grey_p=0.0, blur_p=0.0)
     crops = make_crops(5)
     before = crops.clone()
     expected = TF.normalize(crops.permute(0, 3, 1, 2).float() / 255, list(MEAN), list(STD_PRETRAIN))
-    torch.testing.assert_close(augment(crops, draw_colour(draws(5), spec), spec), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(way(crops, draw_colour(draws(5), spec), spec), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(normalise(crops, std=STD_PRETRAIN), expected, atol=1e-5, rtol=0)
     assert not torch.allclose(normalise(crops, std=STD), expected, atol=1e-5)
     assert torch.equal(crops, before)
 
 
-def test_an_empty_batch_stays_empty():
+@WAYS
+def test_an_empty_batch_stays_empty(way):
     spec = ColourSpec()
-    assert augment(make_crops(0), draw_colour(draws(0), spec), spec).shape == (0, 3, 24, 20)
+    assert way(make_crops(0), draw_colour(draws(0), spec), spec).shape == (0, 3, 24, 20)
 
 
 def test_parameters_follow_their_distributions():
@@ -124,11 +120,12 @@ def test_parameters_follow_their_distributions():
     assert (np.sort(orders, axis=1) == np.arange(4)).all()
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 50))
-def test_crops_smaller_than_the_kernel(height, width, seed):
+@WAYS
+@given(height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 50))
+def test_crops_smaller_than_the_kernel(way, height, width, seed):
     spec = replace(PLAIN, blur_p=1.0)
     crops = make_crops(3, height, width)
-    out = augment(crops, draw_colour(draws(3, seed), spec), spec)
+    out = way(crops, draw_colour(draws(3, seed), spec), spec)
     assert out.shape == (3, 3, height, width) and out.isfinite().all() and out.min() >= 0 and out.max() <= 1 + 1e-5
 
 

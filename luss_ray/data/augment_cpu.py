@@ -1,0 +1,70 @@
+"""Colour augmentation on a CPU: image after image through OpenCV, whose pixels stay in the nearest cache.
+
+There it is faster than the batched operations that a GPU wants.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from luss_ray.data.colour import BLUR_REACH, BRIGHTNESS, CONTRAST, GREY_WEIGHTS, HUE, ColourParams, ColourSpec
+
+_TO_GREY = np.tile(np.array(GREY_WEIGHTS), (3, 1))
+_DEGREES = 360
+
+
+def augment_on_cpu(crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: ColourSpec) -> Float[Tensor, "n 3 h w"]:
+    """Do what `luss_ray.data.augment.augment` says, with as many threads as torch has."""
+    out = torch.empty((*crops.shape[:3], 3))
+    strengths = torch.stack([params.brightness, params.contrast, params.saturation, params.hue], dim=1).tolist()
+    normalisation = np.column_stack([np.diag(np.reciprocal(spec.std)), -np.divide(spec.mean, spec.std)])
+    tasks = zip(
+        crops.numpy(),
+        strengths,
+        params.order.tolist(),
+        params.grey.tolist(),
+        params.sigma_px.tolist(),
+        out.numpy(),
+        strict=True,
+    )
+
+    def one(task: tuple) -> None:
+        crop, strengths, order, grey, sigma_px, into = task
+        pixels = np.multiply(crop, np.float32(1 / 255))
+        for operation in order:
+            pixels = _jitter(pixels, operation, strengths[operation])
+        if grey:
+            pixels = cv2.transform(pixels, _TO_GREY)
+        if sigma_px > 0:
+            size = 2 * min(math.ceil(BLUR_REACH * sigma_px), *(side - 1 for side in pixels.shape[:2])) + 1
+            pixels = cv2.GaussianBlur(pixels, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT_101)
+        cv2.transform(pixels, normalisation, into)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(one, tasks))
+    return out.permute(0, 3, 1, 2)
+
+
+def _jitter(pixels: np.ndarray, operation: int, strength: float) -> np.ndarray:
+    """Return the pixels after one of the four operations."""
+    if operation == HUE:
+        if strength == 0:
+            return pixels
+        hue = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+        hue[..., 0] += strength % 1 * _DEGREES
+        return cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)
+    if strength == 1:
+        return pixels
+    blend = np.zeros((3, 4))
+    blend[:, :3] = strength * np.eye(3)
+    if operation == CONTRAST:
+        blend[:, 3] = (1 - strength) * np.dot(GREY_WEIGHTS, cv2.mean(pixels)[:3])
+    elif operation != BRIGHTNESS:
+        blend[:, :3] += (1 - strength) * _TO_GREY
+    blended = cv2.transform(pixels, blend)
+    return np.clip(blended, 0, 1, out=blended)
