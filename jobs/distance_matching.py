@@ -11,9 +11,10 @@ from luss_ray.protocols.datasets import open_dataset
 from luss_ray.protocols.distance_matching import find_weights, run_distance_matching
 from luss_ray.protocols.rules import Protocol
 from luss_ray.report.collect import RESULT
-from luss_ray.stages.run import Limits, Run
+from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
 from luss_ray.train import cluster
+from luss_ray.train.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

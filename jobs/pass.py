@@ -13,9 +13,10 @@ from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import open_dataset
 from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.order import Stage
-from luss_ray.stages.run import Limits, Run
+from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
 from luss_ray.train import cluster
+from luss_ray.train.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,15 @@ class Options:
     max_bad_samples: int | None = None
     """Unreadable images that are put aside before the run is refused; by default 1 %, at least 10."""
     max_failures: int = 8
-    """Restarts of a training stage after failures of its workers."""
+    """Restarts of a training stage's workers in a row without a new checkpoint between them."""
+    max_rewinds: int = 3
+    """Times that a training stage may go back to its newest checkpoint because of a loss that isn't finite."""
+    stall_timeout: float = 600.0
+    """Seconds without a training step after which the workers leave their stacks and are started again."""
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints."""
+    resize_every_s: float = 60.0
+    """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
@@ -48,6 +55,18 @@ class Options:
         if self.num_workers is not None and not 1 <= self.num_workers[0] <= self.num_workers[1]:
             low, high = self.num_workers
             raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
+        self.limits(0)
+
+    def limits(self, num_images: int) -> Limits:
+        """Return how much may go wrong with a dataset of so many training images."""
+        return Limits(
+            max_bad_samples=max(10, num_images // 100) if self.max_bad_samples is None else self.max_bad_samples,
+            max_failures=self.max_failures,
+            max_rewinds=self.max_rewinds,
+            stall_timeout_s=self.stall_timeout,
+            checkpoint_every_s=self.checkpoint_every_s,
+            resize_every_s=self.resize_every_s,
+        )
 
 
 def main() -> None:
@@ -59,17 +78,12 @@ def main() -> None:
     from luss_ray.protocols.unsupervised import run_pass
     from luss_ray.report.collect import REPORT, RESULT
 
-    num_images = len(data.split("train"))
     whole = Run(
         folder=storage / (options.name or recipe.recipe_name),
         recipe=recipe,
         data=data,
         connect=lambda: cluster.connect(options.log, options.num_workers),
-        limits=Limits(
-            max_bad_samples=max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples,
-            max_failures=options.max_failures,
-            checkpoint_every_s=options.checkpoint_every_s,
-        ),
+        limits=options.limits(len(data.split("train"))),
     )
     result = run_pass(whole, options.until, options.protocol)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")

@@ -9,10 +9,11 @@ from luss_ray.core.command import parsed, run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.rules import Protocol, check_split
 from luss_ray.protocols.submission import submit
-from luss_ray.stages.run import Limits, Run, read_origin
+from luss_ray.stages.run import Run, read_origin
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
 from luss_ray.train import cluster
+from luss_ray.train.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that answers late: it counts requests, how many wait at once, and bytes."""
+"""A proxy in front of the S3 server that answers late, or refuses; it counts requests, how many wait at once, bytes."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 _CHUNK_BYTES = 1 << 16
+_READS, _WRITES = (b"GET", b"HEAD"), (b"PUT", b"POST", b"DELETE")
 
 
 class SlowProxy:
@@ -16,6 +17,11 @@ class SlowProxy:
 
     def __init__(self, endpoint: str, delay_s: float) -> None:
         self.delay_s = delay_s
+        self.refused: dict[bytes, str] = {}
+        """Method -> status line that it is answered with instead of being passed on."""
+        self.num_refused = 0
+        self.num_unconnected = 0
+        """Requests for which there was no server to pass them to."""
         self.num_requests = self.num_waiting = self.most_waiting = 0
         self.num_bytes = 0
         """Bytes of the answers."""
@@ -30,6 +36,14 @@ class SlowProxy:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def refuse(self, status: str, *, reads: bool = True, writes: bool = True) -> None:
+        """From now on answer with a status such as "503 Service Unavailable"."""
+        self.refused = dict.fromkeys((_READS if reads else ()) + (_WRITES if writes else ()), status)
+
+    def accept(self) -> None:
+        """From now on pass everything on again."""
+        self.refused = {}
+
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -43,22 +57,40 @@ class SlowProxy:
         await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(self._requests(reader, up_writer), self._answers(up_reader, writer))
+            try:
+                up_reader, up_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+            except ConnectionError:
+                self.num_unconnected += 1
+                raise
+            await asyncio.gather(self._requests(reader, up_writer, writer), self._answers(up_reader, writer))
         writer.close()
 
-    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _requests(
+        self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, writer: asyncio.StreamWriter
+    ) -> None:
         while data := await reader.read(_CHUNK_BYTES):
-            if data.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ")):
+            method = data.split(b" ", 1)[0]
+            if method in _READS + _WRITES:
                 self.num_requests += 1
                 self.num_waiting += 1
                 self.most_waiting = max(self.most_waiting, self.num_waiting)
                 await asyncio.sleep(self.delay_s)
                 self.num_waiting -= 1
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+                if method in self.refused:
+                    await self._refuse(self.refused[method], reader, writer)
+                    break
+            up_writer.write(data)
+            await up_writer.drain()
+        up_writer.write_eof()
+
+    async def _refuse(self, status: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer, and throw away what the request still sends."""
+        self.num_refused += 1
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        while await reader.read(_CHUNK_BYTES):
+            pass
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):

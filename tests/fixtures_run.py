@@ -77,8 +77,14 @@ def program(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess
 
 def audit(run: Path) -> subprocess.CompletedProcess[str]:
     """Audit a run."""
-    command = [sys.executable, str(ROOT / "jobs" / "audit.py"), str(run)]
-    return subprocess.run(command, env=job_environment(), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        audit_command(str(run)), env=job_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def audit_command(run: str) -> list[str]:
+    """Return the command that audits a run."""
+    return [sys.executable, str(ROOT / "jobs" / "audit.py"), run]
 
 
 def run_program(name: str, folder: Path, *words: str) -> str:

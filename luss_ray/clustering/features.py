@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from luss_ray.clustering.kmeans import normalise_rows
 from luss_ray.core.errors import UserError
+from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
 
 
@@ -34,6 +35,7 @@ class FeatureFiles:
         Raises:
             UserError: no such column, or one that isn't rows of finite numbers.
         """
+        be_patient()  # an actor that was restarted reads during an outage too
         table, where = self.location.read_table(name), (self.location / name).uri
         if self.column not in table.column_names:
             raise UserError(f"{where} has no column '{self.column}': delete it and extract features again")

@@ -73,6 +73,10 @@ class StageProgress:
         self._bar.update(self._task, total=total)
         self.update(done)
 
+    def note(self, line: str) -> None:
+        """Print a line that stays: something happened that people should know."""
+        CONSOLE.print(Text("! ", style="yellow") + Text(f"{self.name}: {line}"))
+
     @property
     def seconds(self) -> float:
         """Time since the start."""

@@ -4,7 +4,7 @@ The pipeline's rows are step numbers, so its order is the plan's order and resum
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -22,6 +22,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.data.rest import Rest
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
+from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
 
 _CHUNK_BYTES = 32 << 20
@@ -83,6 +84,7 @@ class Loader:
     """
 
     def __init__(self, *, spec: StreamSpec, rank: int, world: int, start_step: int, num_threads: int) -> None:
+        be_patient()
         self.spec, self.rank, self.world, self.start_step = spec, rank, world, start_step
         self.split = spec.open_split()
         self.labels = LabelShards(spec.labels, self.split) if spec.labels else None
@@ -190,6 +192,7 @@ def stream(
         compute=ActorPoolStrategy(size=num_loaders, enable_true_multi_threading=True),
         max_concurrency=_CHUNKS_AT_ONCE,
         num_cpus=loader_cpus,
+        scheduling_strategy="DEFAULT",  # on nodes without GPUs where there are some, else beside the trainers
     )
     yield from batches.iter_batches(  # pyright: ignore[reportReturnType]  # "numpy" gives dicts of arrays
         batch_size=size, batch_format="numpy", prefetch_batches=2
@@ -207,7 +210,7 @@ def chunk_steps(split: Split, slice_size: int) -> int:
     return int(np.clip(_CHUNK_BYTES / step_bytes, 1, _MAX_CHUNK_STEPS))
 
 
-def started(batches: Iterator[Batch]) -> Iterator[Batch]:
+def started(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """Return the same batches; the first is fetched from now on, in the background, while the caller does other things.
 
     A pipeline's start takes seconds, nearly all for imports in its new processes.
@@ -216,7 +219,7 @@ def started(batches: Iterator[Batch]) -> Iterator[Batch]:
     first = pool.submit(next, batches, None)
     pool.shutdown(wait=False)
 
-    def all_of_them() -> Iterator[Batch]:
+    def all_of_them() -> Generator[Batch, None, None]:
         batch = first.result()
         if batch is not None:
             yield batch

@@ -93,7 +93,6 @@ def run_distance_matching(
     Raises:
         UserError: the data, the weights or the storage don't allow it.
     """
-    run.claim()
     semi, split = run.data.split("train-semi"), run.data.split(shown)
     if not semi.has_masks:
         raise UserError(f"{run.data.location.uri}: train-semi has no masks, which are the references here")
@@ -103,6 +102,7 @@ def run_distance_matching(
         shorter_side_px=run.recipe.shorter_side_px,
     )
     features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
+    run.claim()
     inputs = {"weights": weights.sha256(), "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
 
     def find_references(folder: Location, digest: str) -> dict[str, Any]:

@@ -123,17 +123,8 @@ def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
         num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run.recipe).values())
         if smallest < 2 * num_workers:
             raise UserError(f"a batch of {smallest} is too small for {num_workers} workers; give fewer --num-workers")
-        return {
-            "images": train(
-                task,
-                folder,
-                settings=settings,
-                resources=run.resources,
-                checkpoint_every_s=run.limits.checkpoint_every_s,
-                max_bad_samples=run.limits.max_bad_samples,
-                max_failures=run.limits.max_failures,
-            )
-        }
+        images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits)
+        return {"images": images}
 
     return run.stage(name, inputs, work)
 

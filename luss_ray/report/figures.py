@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from luss_ray.report.data import ThresholdSweep
+from luss_ray.train.collapse import ALARM
 
 POINTS_PER_INCH = 72
 TRAINING_PX, LOSS_PX, STRIP_PX = 320, 110, 28
@@ -26,6 +27,8 @@ LABELS = {
     "p2p": "pixel to pixel",
     "d2s": "deep to shallow",
     "prototype_usage": "prototype usage",
+    "code_entropy": "code entropy",
+    "swap_of_ln_k": "swapped prediction / ln K",
     "lr": "learning rate",
     "images_per_s": "images/s",
     "data/wait_s": "wait for data, s",
@@ -74,6 +77,7 @@ def quantities(rows: list[dict[str, float]]) -> list[str]:
     Unreadable images are left out where there were none.
     """
     names = list(dict.fromkeys(name for row in rows for name in row if name not in AXIS_KEYS))
+    names = [name for name in names if not name.startswith(ALARM)]
     if not any(row.get("data/quarantined") for row in rows):
         names = [name for name in names if name != "data/quarantined"]
     parts = [name for name in names if name not in ("loss", *LAST_KEYS)]

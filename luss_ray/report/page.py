@@ -9,6 +9,7 @@ from markupsafe import Markup
 from luss_ray.report import gallery, scores
 from luss_ray.report.data import ReportData
 from luss_ray.report.figures import quantities, threshold_figure, training_figure
+from luss_ray.train.collapse import ALARM, meaning
 
 WIDTHS_PX = {"wide": 620, "narrow": 340}
 """The threshold figure is drawn twice, and the style sheet shows the one that fits."""
@@ -145,8 +146,16 @@ def _training(data: ReportData) -> list[dict[str, Any]]:
         words = f"from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else ""
         label = f"{stage_name(stage)}: loss {words} over {len(rows)} recorded steps"
         svg = training_figure(rows, prefix=f"training-{place}", label=label)
-        figures.append({"stage": stage, "svg": Markup(svg), "words": words, "last": rows[-1]})
+        figures.append({"stage": stage, "svg": Markup(svg), "words": words, "alarms": _alarms(rows)})
     return figures
+
+
+def _alarms(rows: list[dict[str, float]]) -> list[str]:
+    """Return what each collapse alarm says and the steps between which it held."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(ALARM))
+    steps = {name: [int(row["step"]) for row in rows if name in row] for name in names}
+    texts = {name: name.removeprefix(ALARM) for name in names}
+    return [f"{texts[name]}: {meaning(texts[name])} (steps {held[0]} to {held[-1]})" for name, held in steps.items()]
 
 
 def _threshold(data: ReportData) -> dict[str, Any] | None:

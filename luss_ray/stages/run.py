@@ -10,22 +10,12 @@ from luss_ray.config.recipe import Recipe, digest, recipe_from, settings
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import done_line
 from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location, json_bytes
 from luss_ray.train.cluster import Resources
+from luss_ray.train.limits import Limits
 
 RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much goes wrong before a run gives up; no influence on results."""
-
-    max_bad_samples: int
-    """Unreadable images that are put aside before the run is refused."""
-    max_failures: int = 8
-    """Restarts of a training stage's workers."""
-    checkpoint_every_s: float = 60.0
-    """Seconds between checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +108,7 @@ class Run:
         if begun is not None and begun["inputs"] != wanted:
             folder.delete_prefix("")
         folder.write_json(BEGUN, {"inputs": wanted})
+        be_patient()
         _ = self.resources  # joins the cluster before the clock starts
         started = time.monotonic()
         about = work(folder, wanted)

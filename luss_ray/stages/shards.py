@@ -18,6 +18,7 @@ from luss_ray.data.augment import normalise
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
 from luss_ray.storage.dataset import Split
+from luss_ray.storage.store import be_patient
 from luss_ray.train.cluster import Resources
 
 _BATCH_PIXELS = {"cuda": 32 * 256 * 256, "cpu": 3 * 256 * 256}
@@ -46,6 +47,7 @@ class ShardActor:
     """Does the work in an actor of Ray Data."""
 
     def __init__(self, work: ShardWork, num_threads: int) -> None:
+        be_patient()
         self.work = work
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":

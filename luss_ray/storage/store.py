@@ -22,7 +22,10 @@ _RETRIES: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
     "retry_timeout": timedelta(minutes=3),
 }
+_PATIENT_RETRIES: "RetryConfig" = {**_RETRIES, "max_retries": 1000, "retry_timeout": timedelta(minutes=10)}
 _TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
+
+_retries = _RETRIES
 
 _ADVICE = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or a role), "
@@ -55,9 +58,18 @@ def check_credentials(uri: str) -> None:
         raise UserError(f"no credentials for {uri}: {_ADVICE}")
 
 
+def be_patient() -> None:
+    """From now on let this process wait ten minutes for an S3 store that is away, instead of some twenty seconds.
+
+    A program's first look at a store should fail soon, since its address may be wrong; what is under way should not.
+    """
+    global _retries  # noqa: PLW0603 (a property of the process, as its environment is)
+    _retries = _PATIENT_RETRIES
+
+
 def open_store(bucket: str) -> LocalStore | S3Store:
     """Return the client for a bucket, or for local disk when `bucket` is empty; one per process and environment."""
-    return _open_s3(bucket, _environment()) if bucket else _open_local()
+    return _open_s3(bucket, _environment(), _retries is _PATIENT_RETRIES) if bucket else _open_local()
 
 
 @contextlib.contextmanager
@@ -150,10 +162,11 @@ def _open_local() -> LocalStore:
 
 
 @functools.lru_cache(maxsize=64)
-def _open_s3(bucket: str, environment: str) -> S3Store:
+def _open_s3(bucket: str, environment: str, patient: bool) -> S3Store:
+    retries = _PATIENT_RETRIES if patient else _RETRIES
     options: "ClientConfig" = {**_TIMEOUTS, "allow_http": _endpoint().startswith("http://")}
     if _static_credentials():
-        return S3Store(bucket, client_options=options, retry_config=_RETRIES)
+        return S3Store(bucket, client_options=options, retry_config=retries)
     session = _session_credentials(environment)
     if session is None:
         raise UserError(f"no credentials for s3://{bucket}: {_ADVICE}")
@@ -161,4 +174,4 @@ def _open_s3(bucket: str, environment: str) -> S3Store:
 
     region = {"region": session.region_name} if session.region_name else {}
     provider = Boto3CredentialProvider(session)
-    return S3Store(bucket, client_options=options, retry_config=_RETRIES, credential_provider=provider, **region)
+    return S3Store(bucket, client_options=options, retry_config=retries, credential_provider=provider, **region)

@@ -5,6 +5,7 @@ all, so the newest one present is good; loading never unpickles code.
 """
 
 import json
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from luss_ray.storage.uri import Location
 
+log = logging.getLogger(__name__)
 _SUFFIX = ".safetensors"
 _LENGTH_BYTES = 8
 """safetensors begins with the length of its header, little-endian."""
@@ -76,21 +78,42 @@ class CheckpointStore:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def latest(self, settings: str) -> Checkpoint | None:
-        """Return the newest checkpoint of these settings, or None."""
+    def newest(self, settings: str) -> int | None:
+        """Return the step of the newest whole checkpoint of these settings, or None; tensors are not read."""
         for name in reversed(self.folder.list(suffix=_SUFFIX)):
-            checkpoint = _decode(self.folder.read(name))
-            if checkpoint.settings == settings:
-                return checkpoint
+            about = self._about(name)
+            if about is not None and about["settings"] == settings:
+                return about["step"]
         return None
 
+    def load(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step that `newest` named."""
+        return _decode(self.folder.read(_name(step)))
+
     def newest_about(self) -> dict[str, Any] | None:
-        """Return what the newest checkpoint says besides its tensors, which are not read; None where there is none."""
-        names = self.folder.list(suffix=_SUFFIX)
-        if not names:
-            return None
-        length = int.from_bytes(self.folder.read_range(names[-1], 0, _LENGTH_BYTES), "little")
-        return _about(self.folder.read_range(names[-1], _LENGTH_BYTES, length))
+        """Return what the newest whole checkpoint says besides its tensors, which are not read; None without one."""
+        names = reversed(self.folder.list(suffix=_SUFFIX))
+        return next((about for name in names if (about := self._about(name)) is not None), None)
+
+    def clear_leftovers(self) -> None:
+        """Delete what killed writers left here; only while nobody writes."""
+        self.folder.delete_leftovers()
+
+    def _about(self, name: str) -> dict[str, Any] | None:
+        """Return the header of a checkpoint, or None (and a warning) where the file is not whole."""
+        try:
+            length = int.from_bytes(self.folder.read_range(name, 0, _LENGTH_BYTES), "little")
+            size = self.folder.size_bytes(name)
+            if length <= size - _LENGTH_BYTES:
+                header = json.loads(self.folder.read_range(name, _LENGTH_BYTES, length))
+                tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+                end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+                if size == _LENGTH_BYTES + length + end:
+                    return json.loads(header["__metadata__"]["checkpoint"])
+        except (EOFError, ValueError, KeyError):
+            pass
+        log.warning("%s is not a whole checkpoint and is passed over", self.folder.child(name).uri)
+        return None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write in the background; at most one write is under way.
@@ -109,9 +132,13 @@ class CheckpointStore:
             self._pending = None
 
     def _write(self, step: int, data: bytes) -> None:
-        self.folder.write(f"{step:09d}{_SUFFIX}", data)
+        self.folder.write(_name(step), data)
         for name in self.folder.list(suffix=_SUFFIX)[: -self.keep]:
             self.folder.delete(name)
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}{_SUFFIX}"
 
 
 def _encode(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> bytes:
@@ -128,8 +155,5 @@ def _encode(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> bytes:
 
 def _decode(data: bytes) -> Checkpoint:
     header = data[_LENGTH_BYTES : _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")]
-    return Checkpoint(**_about(header), tensors=safetensors.torch.load(data))
-
-
-def _about(header: bytes) -> dict[str, Any]:
-    return json.loads(json.loads(header)["__metadata__"]["checkpoint"])
+    about = json.loads(json.loads(header)["__metadata__"]["checkpoint"])
+    return Checkpoint(**about, tensors=safetensors.torch.load(data))

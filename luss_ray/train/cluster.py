@@ -29,6 +29,8 @@ class Resources:
     """Logical CPUs that each of them takes of the cluster's."""
     num_threads: int
     """Threads of the mathematics on a CPU worker."""
+    preemptible: bool
+    """Whether nodes may be announced to be taken away: any cluster but one that was started here."""
     num_actors: int
     """Actors at most in the stages that run a network over a whole split, or cluster."""
 
@@ -81,6 +83,7 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
         num_loaders=max(1, min(_MAX_LOADERS, num_cores // high - 1)),
         loader_cpus=0 if 0 < cluster.get("CPU", 0) < 2 * high else 1,
         num_threads=max(1, num_cores // high - 1) if _is_ours() else 1,
+        preemptible=not _is_ours(),
         num_actors=num_gpus or max(1, num_cores // 2),
     )
 
@@ -90,7 +93,7 @@ def _is_ours() -> bool:
 
 
 def _send_chatter_to(log_file: Path) -> None:
-    """Let a file have what Ray says: its loggers, what it prints, and what its native code writes to file descriptor 2.
+    """Let a file have what Ray says, and warnings of ours: loggers, what it prints, and what its native code writes to file descriptor 2.
 
     What people should see is printed through `core.progress.CONSOLE`, which keeps the standard output it was made
     with; tracebacks still reach the standard error.
@@ -102,7 +105,7 @@ def _send_chatter_to(log_file: Path) -> None:
         raise UserError(f"can't write {log_file} ({error.strerror}): name another --log") from None
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.data", "ray.train", "luss_ray"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
     sys.stdout = log

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ray.util.metrics import Gauge
 
 from luss_ray.data.stream import num_ready
+from luss_ray.train.collapse import ALARM, CollapseWatch, meaning
 
 METRICS = "metrics.jsonl"
 _LOG_ROWS = 400
@@ -22,6 +23,8 @@ _DESCRIPTIONS = {
     "data/ready_steps": "Batches of this worker that wait ready in the object store",
     "data/quarantined": "Samples that this worker could not use",
 }
+GAUGES = {name: f"luss_ray_{name.replace('/', '_')}" for name in _DESCRIPTIONS}
+"""Figure -> its name in Prometheus."""
 
 
 @dataclass(kw_only=True)
@@ -38,9 +41,12 @@ class Figures:
     """Images in a step of all workers."""
     show: Callable[[int, dict[str, float]], Any]
     """Takes steps done and figures to show beside them."""
+    note: Callable[[str], Any]
+    """Takes a line for people."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row every now and then: `step`, `images_per_s`, the losses, `lr`, and of this worker `data/wait_s` (seconds a
-    step waited for its batch, mean since the last row), `data/ready_steps`, `data/quarantined`."""
+    step waited for its batch, mean since the last row), `data/ready_steps`, `data/quarantined`; and `alarm/NAME` = 1
+    while an alarm of `train.collapse` holds."""
     _steps: int = 0
     _started: float = 0.0
     _shown: float = 0.0
@@ -48,6 +54,8 @@ class Figures:
 
     def __post_init__(self) -> None:
         self._gauges = Gauges(self.stage, self.rank)
+        self._collapse = CollapseWatch(self.num_steps)
+        self._alarms: list[str] = []
 
     def noting_waits(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Yield the batches; note how long each was waited for, the first aside, which is the pipeline's start."""
@@ -63,6 +71,7 @@ class Figures:
     def record(self, step: int, values: Mapping[str, float], *, num_bad: int) -> None:
         """Take the figures of one step, and how many samples this worker couldn't use so far."""
         self._steps += 1
+        alarms = self._alarmed(step, values) if self.rank == 0 else []
         now = time.monotonic()
         if self._steps == 1:
             self._started = now
@@ -79,11 +88,24 @@ class Figures:
             self._gauges.set({"step": step, "images_per_s": rate, **data})
         if show and self.rank == 0:
             shown = {"loss": values["loss"], "wait %": round(100 * wait_s * rate / self.batch_size, 1)}
-            self.show(step, shown | ({"bad": num_bad} if num_bad else {}))
+            self.show(step, shown | ({"bad": num_bad} if num_bad else {}) | ({"alarms": len(alarms)} if alarms else {}))
         if log and self.rank == 0:
-            self.history.append({"step": step, "images_per_s": round(rate, 2), **values, **data})
+            row = {"step": step, "images_per_s": round(rate, 2), **values, **data}
+            self.history.append(row | {f"{ALARM}{alarm}": 1.0 for alarm in alarms})
         if log:
             self._waits.clear()
+
+    def _alarmed(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """Return the alarms that hold; tell when one begins or is over."""
+        alarms = self._collapse.update(values)
+        for alarm in alarms:
+            if alarm not in self._alarms:
+                self.note(f"collapse alarm at step {step}: {alarm}; {meaning(alarm)}")
+        for alarm in self._alarms:
+            if alarm not in alarms:
+                self.note(f"collapse alarm over at step {step}: {alarm}")
+        self._alarms = alarms
+        return alarms
 
     def to_jsonl(self) -> bytes:
         """Return the rows, a line of JSON each."""
@@ -101,7 +123,7 @@ class Gauges:
     def __init__(self, stage: str, rank: int) -> None:
         self._gauges = {}
         for name, description in _DESCRIPTIONS.items():
-            gauge = Gauge(f"luss_ray_{name.replace('/', '_')}", description=description, tag_keys=("stage", "rank"))
+            gauge = Gauge(GAUGES[name], description=description, tag_keys=("stage", "rank"))
             gauge.set_default_tags({"stage": stage, "rank": str(rank)})
             self._gauges[name] = gauge
 

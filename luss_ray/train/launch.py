@@ -1,5 +1,7 @@
 """Starts a training stage on Ray Train workers and waits for it."""
 
+from typing import Any
+
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -10,32 +12,31 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.storage.uri import Location
 from luss_ray.train.cluster import Resources
 from luss_ray.train.ledger import write_order
+from luss_ray.train.limits import Limits
 from luss_ray.train.loop import Assignment, train_worker
 from luss_ray.train.monitor import watch
 from luss_ray.train.task import Task
 
 
-def train(
-    task: Task,
-    folder: Location,
-    *,
-    settings: str,
-    resources: Resources,
-    checkpoint_every_s: float,
-    max_bad_samples: int,
-    max_failures: int,
-) -> int:
+def train(task: Task, folder: Location, *, settings: str, resources: Resources, limits: Limits) -> int:
     """Run `task` to its end, from its newest checkpoint; return the number of images it used.
 
+    Args:
+        task: what is trained.
+        folder: where weights, figures and checkpoints are left.
+        settings: digest of everything that influences the result.
+        resources: what the stage takes of the cluster.
+        limits: how much may go wrong.
+
     Raises:
-        UserError: a worker refused its input, or the group failed more than `max_failures` times.
+        UserError: a worker refused its input, or too much went wrong.
     """
     plan = task.stream().open_plan()
     write_order(folder, task.stream())
     batch_size = task.optimisation.batch_size
     with (
         StageProgress(task.name, plan.num_steps, "steps", images_per_unit=batch_size) as progress,
-        watch(progress) as monitor,
+        watch(progress, limits.max_failures) as monitor,
     ):
         assignment = Assignment(
             task=task,
@@ -44,8 +45,8 @@ def train(
             num_loaders=resources.num_loaders,
             loader_cpus=resources.loader_cpus,
             num_threads=resources.num_threads,
-            checkpoint_every_s=checkpoint_every_s,
-            max_bad_samples=max_bad_samples,
+            preemptible=resources.preemptible,
+            limits=limits,
             monitor=monitor,
         )
         low, high = resources.num_workers
@@ -55,19 +56,20 @@ def train(
                 num_workers=high if low == high else (low, high),
                 use_gpu=resources.use_gpu,
                 resources_per_worker={"CPU": 1} | ({"GPU": 1} if resources.use_gpu else {}),
+                elastic_resize_monitor_interval_s=limits.resize_every_s,
             ),
             run_config=RunConfig(
                 name=settings[:12],
                 storage_path=(folder / "ray").uri,
-                failure_config=FailureConfig(max_failures=max_failures),
+                # The monitor counts: Ray would give up after so many failures in all, however far a run came between.
+                failure_config=FailureConfig(max_failures=-1),
             ),
         )
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            refusal = ray.get(monitor.snapshot.remote())[2]
-            reason = refusal or f"{task.name}: gave up after {max_failures} restarts: {_last_line(error)}"
-            raise UserError(reason) from error
+            now: Any = ray.get(monitor.situation.remote())
+            raise UserError(now.refusal or f"{task.name}: {_last_line(error)}") from error
     (folder / "ray").delete_prefix("")
     return plan.num_steps * batch_size
 

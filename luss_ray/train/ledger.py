@@ -12,6 +12,7 @@ from luss_ray.storage.uri import Location
 from luss_ray.train.checkpoint import CheckpointStore
 
 ORDER, CONSUMPTION, CHECKPOINTS = "order.json", "consumption.json", "checkpoints"
+NOT_FINITE, STALLS = "not_finite.json", "stalls"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,12 @@ def write_order(folder: Location, spec: StreamSpec) -> None:
 def write_consumption(folder: Location, step: int, consumption: Consumption, quarantined: dict[str, str]) -> None:
     """Leave in a stage's folder what was consumed by its end."""
     folder.write_json(CONSUMPTION, {"step": step, "consumed": consumption.to_dict(), "quarantined": quarantined})
+
+
+def write_not_finite(folder: Location, step: int, reason: str, samples: list[str]) -> None:
+    """Add to a stage's folder what a step that was not finite was made of: the samples of its global batch."""
+    before = folder.read_json(NOT_FINITE) if folder.exists(NOT_FINITE) else []
+    folder.write_json(NOT_FINITE, [*before, {"step": step, "figures": reason, "samples": samples}])
 
 
 def audit_run(run: Location) -> list[StageAudit]:

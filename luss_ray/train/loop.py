@@ -1,7 +1,9 @@
 """The one step loop: pretraining, pixel attention and fine-tuning all run through `train_worker`."""
 
+import functools
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +22,16 @@ from luss_ray.core.errors import UserError
 from luss_ray.data.audit import Consumption
 from luss_ray.data.stream import Batch, StreamSpec, started, stream
 from luss_ray.optim.schedule import cosine_rate
+from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
 from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
 from luss_ray.train.figures import METRICS, Figures
-from luss_ray.train.ledger import CHECKPOINTS, write_consumption
+from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, STALLS, write_consumption, write_not_finite
+from luss_ray.train.limits import Limits
+from luss_ray.train.stall import StallGuard
 from luss_ray.train.task import Task, Trainee, World
+
+_ASK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,60 +49,101 @@ class Assignment:
     """Logical CPUs that each of them takes."""
     num_threads: int
     """Threads of the mathematics on a CPU worker."""
-    checkpoint_every_s: float
-    max_bad_samples: int
-    """Unreadable samples after which the run is refused."""
+    preemptible: bool
+    """Whether to ask Ray if nodes are about to be taken away."""
+    limits: Limits
+    """How much may go wrong."""
     monitor: Any
     """Handle of the Monitor actor."""
 
 
+class NotFiniteError(Exception):
+    """The loss or the weights are not finite; on all ranks alike, and before the update."""
+
+
 def train_worker(assignment: Assignment) -> None:
     """Run a training stage in one worker of the group, from the newest checkpoint to its end."""
-    if ray.get(assignment.monitor.snapshot.remote())[2]:
+    be_patient()
+    monitor = assignment.monitor
+    now: Any = ray.get(monitor.situation.remote())
+    if now.refusal:
         return
     try:
-        Trainer(assignment).run()
+        world = _join_world(assignment.num_threads)
+        refusal = ray.get(monitor.begin.remote()) if world.rank == 0 else None
+        if refusal:
+            raise UserError(refusal)
+        with StallGuard(
+            assignment.limits.stall_timeout_s, functools.partial(_leave_stacks, assignment, world)
+        ) as guard:
+            while not Trainer(assignment, world, guard).run():
+                pass  # it goes back to the newest checkpoint
     except UserError as error:
-        ray.get(assignment.monitor.refuse.remote(str(error)))
+        ray.get(monitor.refuse.remote(str(error)))
+        raise
+    except Exception as error:
+        ray.get(monitor.fail.remote(f"{type(error).__name__}: {error}"))
         raise
 
 
 class Trainer:
     """The state of one worker while it trains."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.given = assignment
-        self.world = _join_world(assignment.num_threads)
+    def __init__(self, assignment: Assignment, world: World, guard: StallGuard) -> None:
+        self.given, self.world, self.guard = assignment, world, guard
         self.spec: StreamSpec = assignment.task.stream()
         self.plan = self.spec.open_plan()
         self.store = CheckpointStore(assignment.folder / CHECKPOINTS)
-        found = self.store.latest(assignment.settings)
-        self.step = 0 if found is None else found.step
+        found = self.find_checkpoint()
+        self.step = 0 if found is None else found
         self.batches = started(self.stream())
-        self.trainee: Trainee = assignment.task.build(self.world)
+        self.trainee: Trainee = assignment.task.build(world)
         self.figures = Figures(
             stage=assignment.task.name,
-            rank=self.world.rank,
+            rank=world.rank,
             num_steps=self.plan.num_steps,
             batch_size=assignment.task.optimisation.batch_size,
             show=assignment.monitor.advance.remote,
+            note=assignment.monitor.note.remote,
         )
-        self.checkpointed = time.monotonic()
+        self.checkpointed = self.asked = time.monotonic()
+        self.announced: set[str] = set()
         self.consumption = Consumption()
         self.quarantined: dict[str, str] = {}
-        self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(self.world.device)
+        self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(world.device)
         if found is not None:
-            self.resume(found)
+            self.resume(self.store.load(found))
+            if world.rank == 0:
+                self.tell(f"{world.size} worker{'s' if world.size > 1 else ''} from step {found} on")
 
-    def run(self) -> None:
-        """Take every remaining step, leave the weights."""
+    def find_checkpoint(self) -> int | None:
+        """Return the step of the newest checkpoint; rank 0 looks, so that all ranks take the same."""
+        found = None
+        if self.world.rank == 0:
+            self.store.clear_leftovers()
+            found = self.store.newest(self.given.settings)
+        return self.world.from_first(found)
+
+    def run(self) -> bool:
+        """Take every remaining step and leave the weights; return False where it must go on from a checkpoint."""
+        try:
+            self.take_steps()
+            self.check_weights()
+        except NotFiniteError as error:
+            self.give_up_steps(str(error))
+            return False
+        self.leave_weights()
+        return True
+
+    def take_steps(self) -> None:
+        """Take every remaining step."""
         network = self.parallel()
         for batch in self.figures.noting_waits(self.batches):
             self.account(batch)
-            self.take_step(network, self.to_device(batch))
-            if self.checkpoint_is_due():
-                self.save_checkpoint()
-        self.leave_weights()
+            wishes = self.take_step(network, self.to_device(batch))
+            self.guard.alive()
+            if self.step < self.plan.num_steps:
+                self.fulfil(wishes)
 
     def stream(self) -> Iterator[Batch]:
         """Return this worker's part of the remaining global batches."""
@@ -110,11 +158,14 @@ class Trainer:
             num_threads=2,
         )
 
-    def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> None:
-        """One update of the weights from one global batch.
+    def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> "Wishes":
+        """One update of the weights from one global batch; return what rank 0 wants done after it.
 
         The losses are means over this rank's samples and gradients are averaged over ranks, so the loss is weighted by
         the rank's share of the global batch: uneven slices give exactly the gradient of the whole batch.
+
+        Raises:
+            NotFiniteError: the loss is not finite on some rank; no rank has updated its weights.
         """
         optimiser, schedule = self.trainee.optimiser, self.given.task.optimisation
         lr = cosine_rate(
@@ -131,18 +182,82 @@ class Trainer:
             losses = self.trainee.losses(network, batch, self.step)
         share = len(batch["row"]) / schedule.batch_size
         (losses["loss"] * share * self.world.size).backward()
-        figures = self.mean_over_ranks({name: value.detach() * share for name, value in losses.items()})
+        figures, wishes = self.over_ranks({name: value.detach() * share for name, value in losses.items()})
         if not all(math.isfinite(value) for value in figures.values()):
-            raise FloatingPointError(f"{self.given.task.name}: non-finite loss at step {self.step}: {figures}")
+            raise NotFiniteError(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         self.trainee.before_update(self.step)
         optimiser.step()
         self.step += 1
         self.figures.record(self.step, figures | {"lr": lr}, num_bad=len(self.quarantined))
+        return wishes
 
-    def mean_over_ranks(self, shares: dict[str, Tensor]) -> dict[str, float]:
-        """Return the sums over all ranks of figures already weighted by each rank's share."""
-        total = self.world.sum(torch.stack([value.float() for value in shares.values()]))
-        return dict(zip(shares, total.tolist(), strict=True))
+    def over_ranks(self, shares: dict[str, Tensor]) -> tuple[dict[str, float], "Wishes"]:
+        """Return the sums over all ranks of figures already weighted by each rank's share, and rank 0's wishes.
+
+        These travel with the figures, so that all ranks do the same after the same step and nobody waits once more.
+        """
+        mine = self.wishes() if self.world.rank == 0 else Wishes()
+        values = torch.stack([value.float() for value in shares.values()])
+        flags = torch.tensor([float(mine.checkpoint), float(mine.ask)]).to(values.device, non_blocking=True)
+        *total, checkpoint, ask = self.world.sum(torch.cat([values, flags])).tolist()
+        return dict(zip(shares, total, strict=True)), Wishes(checkpoint=checkpoint > 0, ask=ask > 0)
+
+    def wishes(self) -> "Wishes":
+        """Return what is to be done by the clock."""
+        now = time.monotonic()
+        return Wishes(
+            checkpoint=now - self.checkpointed > self.given.limits.checkpoint_every_s,
+            ask=self.given.preemptible and now - self.asked > _ASK_EVERY_S,
+        )
+
+    def fulfil(self, wishes: "Wishes") -> None:
+        """Do what rank 0 wants done between two steps; on all ranks."""
+        if wishes.checkpoint:
+            self.save_checkpoint()
+        if wishes.ask:
+            self.ask_for_notice()
+
+    def ask_for_notice(self) -> None:
+        """Save at once where a node is about to be taken away; asked by all ranks together."""
+        self.asked = time.monotonic()
+        notice = ray.train.get_preemption_info()
+        nodes = set(notice.preempted_node_ids) if notice else set()
+        if nodes - self.announced:
+            self.announced |= nodes
+            self.save_checkpoint()
+            if self.world.rank == 0:
+                self.store.wait()
+                self.tell(f"{len(nodes)} node(s) will be taken away; checkpoint at step {self.step}")
+
+    def check_weights(self) -> None:
+        """Raise NotFiniteError unless all parameters are finite; they are the same on every rank."""
+        if not torch.stack([p.isfinite().all() for p in self.trainee.network.parameters()]).all():
+            raise NotFiniteError("weights")
+
+    def give_up_steps(self, reason: str) -> None:
+        """Record the samples of the step that failed and stop the stream; refuse to go on after too many times.
+
+        Raises:
+            UserError: this happened more than `max_rewinds` times.
+        """
+        self.batches.close()
+        if self.world.rank == 0:
+            self.store.wait()
+            name, limit = self.given.task.name, self.given.limits.max_rewinds
+            rows, split = self.plan.slice(self.step, 0, 1)[1], self.spec.open_split()
+            write_not_finite(self.given.folder, self.step, reason, [split.sample_uri(row) for row in rows.tolist()])
+            times: Any = ray.get(self.given.monitor.rewind.remote())
+            if times > limit:
+                where = self.given.folder.child(NOT_FINITE).uri
+                raise UserError(
+                    f"{name}: not finite at step {self.step} ({reason}), and {limit} times before: lower the learning "
+                    f"rate, look at the samples in {where}, or allow more --max-rewinds"
+                )
+            self.tell(f"not finite at step {self.step} ({reason}); goes back to the newest checkpoint")
+
+    def tell(self, line: str) -> None:
+        """Let people know."""
+        ray.get(self.given.monitor.note.remote(line))
 
     def parallel(self) -> nn.Module:
         """Return the network, wrapped to average gradients where there are several workers."""
@@ -168,7 +283,7 @@ class Trainer:
         """Remember samples that can't be used; refuse to go on when all workers together met too many."""
         new = replacements.keys() - self.quarantined.keys()
         self.quarantined |= replacements
-        limit = self.given.max_bad_samples
+        limit = self.given.limits.max_bad_samples
         num_bad: Any = ray.get(self.given.monitor.put_aside.remote(sorted(new))) if new else 0
         if num_bad > limit:
             raise UserError(
@@ -186,18 +301,13 @@ class Trainer:
             self.consumption = Consumption.from_dict(found.consumption)
             self.put_aside(found.quarantined)
 
-    def checkpoint_is_due(self) -> bool:
-        """Return whether to save now; rank 0's clock decides for all."""
-        if self.step == self.plan.num_steps:
-            return False
-        due = torch.tensor([float(time.monotonic() - self.checkpointed > self.given.checkpoint_every_s)])
-        due = due.to(self.world.device)
-        if self.world.size > 1:
-            dist.broadcast(due, 0)
-        return bool(due.item())
-
     def save_checkpoint(self) -> None:
-        """Write the state of all ranks, in the background, from rank 0."""
+        """Write the state of all ranks, in the background, from rank 0.
+
+        Raises:
+            NotFiniteError: the weights are not finite; the newest checkpoint stays.
+        """
+        self.check_weights()
         consumption, quarantined = self.gather()
         self.checkpointed = time.monotonic()
         if self.world.rank != 0:
@@ -216,6 +326,7 @@ class Trainer:
             )
         )
         self.given.folder.write(METRICS, self.figures.to_jsonl())
+        self.given.monitor.save.remote()
 
     def gather(self) -> tuple[Consumption, dict[str, str]]:
         """Return consumption and quarantine of all ranks."""
@@ -245,6 +356,28 @@ class Trainer:
             (folder / CHECKPOINTS).delete_prefix("")
         if self.world.size > 1:
             dist.barrier()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What rank 0 wants all ranks to do after a step."""
+
+    checkpoint: bool = False
+    """Save the state."""
+    ask: bool = False
+    """Ask Ray whether a node is about to be taken away."""
+
+
+def _leave_stacks(assignment: Assignment, world: World, stacks: str) -> None:
+    """Tell that a worker hangs, and keep where."""
+    stalls = assignment.folder / STALLS
+    seconds = assignment.limits.stall_timeout_s
+    sys.stderr.write(stacks)
+    if world.rank == 0:
+        line = f"no step for {seconds:g} s; stacks of the workers in {stalls.uri}; they are started again"
+        assignment.monitor.note.remote(line)
+        assignment.monitor.fail.remote(line)
+    stalls.write(f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-rank-{world.rank}.txt", stacks.encode())
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -1,28 +1,79 @@
 """Carries figures from the training workers to whoever watches: an actor between the workers and the driver."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress
 
+log = logging.getLogger(__name__)
 _POLL_S = 0.5
 
 
-class Monitor:
-    """Remembers how far a training stage is; and, where the input makes going on pointless, why it was given up."""
+@dataclass(kw_only=True)
+class Situation:
+    """How a training stage fares, all workers and all their restarts together."""
 
-    def __init__(self) -> None:
-        self.done, self.values, self.refusal = 0, {}, None
+    done: int = 0
+    """Steps finished."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Figures to show beside them."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know, a line each, in the order it happened."""
+    refusal: str | None = None
+    """Why the stage was given up, where going on is pointless."""
+
+
+class Monitor:
+    """Remembers how far a training stage is, and what went wrong on the way.
+
+    Args:
+        name: of the stage.
+        max_failures: restarts in a row without progress, after which the stage is given up.
+    """
+
+    def __init__(self, name: str, max_failures: int) -> None:
+        self.name, self.max_failures = name, max_failures
+        self.now = Situation()
         self.quarantined: set[str] = set()
+        self.num_rewinds = 0
+        self._starts_in_a_row = 0
+        self._failure = "its workers died"
+
+    def begin(self) -> str | None:
+        """Note that a group of workers starts, from its rank 0; return why it must not go on, or None."""
+        self._starts_in_a_row += 1
+        if self._starts_in_a_row <= 1 + self.max_failures:
+            return None
+        return f"{self.name}: gave up after {self.max_failures} restarts without progress: {self._failure}"
+
+    def save(self) -> None:
+        """Note that there is a new checkpoint: whatever happened before, the stage makes progress."""
+        self._starts_in_a_row = 1
 
     def advance(self, done: int, values: dict[str, float]) -> None:
         """Note that `done` steps are finished."""
-        self.done, self.values = done, values
+        self.now.done, self.now.values = done, values
+
+    def note(self, line: str) -> None:
+        """Take a line for people."""
+        self.now.notes.append(line)
+
+    def fail(self, reason: str) -> None:
+        """Note why a worker ended; the group is started again."""
+        self._failure = reason
+
+    def rewind(self) -> int:
+        """Note that the group goes back because of a loss that isn't finite; return how often it has."""
+        self.num_rewinds += 1
+        return self.num_rewinds
 
     def put_aside(self, names: list[str]) -> int:
         """Note samples that can't be used; return how many there are, of all workers."""
@@ -31,36 +82,48 @@ class Monitor:
 
     def refuse(self, message: str) -> None:
         """Note a user error; the first one stays."""
-        self.refusal = self.refusal or message
+        self.now.refusal = self.now.refusal or message
 
-    def snapshot(self) -> tuple[int, dict[str, float], str | None]:
-        """Return steps done, figures, refusal."""
-        return self.done, self.values, self.refusal
+    def situation(self) -> Situation:
+        """Return how things stand."""
+        return self.now
 
 
 @contextlib.contextmanager
-def watch(progress: StageProgress) -> Iterator[Any]:
+def watch(progress: StageProgress, max_failures: int) -> Iterator[Any]:
     """Show a monitor's figures in `progress` while the body runs; yield its handle for the workers.
+
+    It lives beside the driver, so that a lost node doesn't take it along.
 
     Raises:
         UserError: a worker refused its input.
     """
-    monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0)(Monitor).options(scheduling_strategy=here)
+    monitor: Any = actor.remote(progress.name, max_failures)
     stop = threading.Event()
 
     def poll() -> None:
-        while not stop.wait(_POLL_S):
-            done, values, _ = ray.get(monitor.snapshot.remote())
-            if done:
-                progress.update(done, **values)
+        num_told = 0
+        while True:
+            last = stop.wait(_POLL_S)
+            now: Any = ray.get(monitor.situation.remote())
+            for line in now.notes[num_told:]:
+                log.warning(line)
+                progress.note(line)
+            num_told = len(now.notes)
+            if last:
+                return
+            if now.done:
+                progress.update(now.done, **now.values)
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield monitor
-        refusal = ray.get(monitor.snapshot.remote())[2]
-        if refusal:
-            raise UserError(refusal)
+        now: Any = ray.get(monitor.situation.remote())
+        if now.refusal:
+            raise UserError(now.refusal)
     finally:
         stop.set()
         thread.join()

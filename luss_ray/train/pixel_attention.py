@@ -13,7 +13,7 @@ from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import PixelAttentionModel
 from luss_ray.storage.uri import Location
-from luss_ray.train.swapped import CodeBook, make_optimiser, on_device, watched
+from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
 from luss_ray.train.task import World
 from luss_ray.train.views import MultiCrop, coloured_crops
 
@@ -82,8 +82,9 @@ class PixelAttentionTrainee:
         """Return `loss`: swapped prediction of attention-weighted embeddings."""
         self.prototypes.normalise_()
         embeddings, scores = network(coloured_crops(batch, self.settings.crops, self.seed))
-        codes = self.code_book.codes(embeddings, self.prototypes, step)
-        return {"loss": swap_loss(scores, codes, temperature=self.code_book.settings.temperature)} | watched(codes)
+        codes, figures = self.code_book.codes(embeddings, self.prototypes, step)
+        loss = swap_loss(scores, codes, temperature=self.code_book.settings.temperature)
+        return {"loss": loss} | figures | of_ln_k(loss, codes.shape[-1])
 
     def before_update(self, step: int) -> None:
         """Leave the gradients as they are; no prototypes are frozen here."""

@@ -14,7 +14,7 @@ from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.models import PretrainModel, PretrainOutput
 from luss_ray.storage.uri import Location
-from luss_ray.train.swapped import CodeBook, make_optimiser, on_device, watched
+from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
 from luss_ray.train.task import World
 from luss_ray.train.views import MultiCrop, coloured_crops
 
@@ -79,7 +79,7 @@ class Pretrainee:
         self.prototypes.normalise_()
         crops = coloured_crops(batch, self.settings.crops, self.seed)
         output: PretrainOutput = network(crops, self._grids(batch))
-        codes = self.code_book.codes(output.embeddings, self.prototypes, step)
+        codes, figures = self.code_book.codes(output.embeddings, self.prototypes, step)
         temperature = self.code_book.settings.temperature
         image = swap_loss(output.scores, codes, temperature=temperature)
         shallow = [deep_to_shallow_loss(scores, codes, temperature=temperature) for scores in output.shallow_scores]
@@ -90,7 +90,7 @@ class Pretrainee:
         if output.predictions is not None and output.projections is not None:
             parts["p2p"] = pixel_to_pixel_loss(output.predictions, output.projections)
             total = total + self.settings.pixel_to_pixel * parts["p2p"]
-        return {"loss": total} | parts | watched(codes)
+        return {"loss": total} | parts | figures | of_ln_k(image, codes.shape[-1])
 
     def _grids(self, batch: dict[str, Tensor]) -> Tensor | None:
         if self.settings.pixel_to_pixel == 0:

@@ -1,5 +1,7 @@
 """Swapped prediction over the whole global batch: what pretraining and pixel attention have in common."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +37,8 @@ class CodeBook:
             self.queue = EmbeddingQueue(queue.length, settings.embedding_dim, device=world.device)
 
     @torch.no_grad()
-    def codes(self, embeddings: Tensor, prototypes: PrototypeLayer, step: int) -> Tensor:
-        """Return the codes (2, n, K) of this rank's global crops; the queue takes the batch in.
+    def codes(self, embeddings: Tensor, prototypes: PrototypeLayer, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the codes (2, n, K) of this rank's global crops, and `watched` of all; the queue takes the batch in.
 
         Args:
             embeddings: (V, n, D) of this rank, the two global crops first.
@@ -53,7 +55,7 @@ class CodeBook:
         )
         if self.queue and step >= self.queue_start_step:
             self.queue.push(batch)
-        return balanced[:, self.first_row : self.first_row + embeddings.shape[1]]
+        return balanced[:, self.first_row : self.first_row + embeddings.shape[1]], watched(balanced)
 
     def state(self) -> dict[str, Tensor]:
         """Return the queue."""
@@ -66,10 +68,30 @@ class CodeBook:
 
 
 def watched(codes: Tensor) -> dict[str, Tensor]:
-    """Return figures that betray a collapse: entropy of the mean code over ln K, 1 = all prototypes equally used."""
-    usage = codes.mean(dim=(0, 1))
-    entropy = -(usage * usage.clamp_min(1e-12).log()).sum()
-    return {"prototype_usage": entropy / torch.tensor(float(len(usage))).log().to(entropy)}
+    """Return figures that betray a collapse.
+
+    Args:
+        codes: (2, B, K) of the whole global batch.
+
+    Returns:
+        `code_entropy`: mean entropy of a code over ln K; 1 = images are not told apart. `prototype_usage`: how many
+        prototypes the batch uses (exponential of the mean code's entropy) over how many it could, min(2 B, K).
+    """
+    num_codes, num_prototypes = codes.shape[0] * codes.shape[1], codes.shape[2]
+    used = _entropy(codes.mean(dim=(0, 1))).exp()
+    return {
+        "code_entropy": _entropy(codes).mean() / math.log(num_prototypes),
+        "prototype_usage": used / min(num_codes, num_prototypes),
+    }
+
+
+def of_ln_k(swap: Tensor, num_prototypes: int) -> dict[str, Tensor]:
+    """Return `swap_of_ln_k`, the swapped prediction's loss over ln K: 1 = no better than a uniform guess."""
+    return {"swap_of_ln_k": swap.detach() / math.log(num_prototypes)}
+
+
+def _entropy(codes: Tensor) -> Tensor:
+    return torch.special.entr(codes.float()).sum(dim=-1)
 
 
 def make_optimiser(network: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:

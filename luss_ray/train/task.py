@@ -1,7 +1,7 @@
 """What a training stage supplies to the one step loop."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.data.stream import StreamSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def from_first(self, value: T) -> T:
+        """Return what rank 0 gave, on every rank; any small picklable value."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
 
 
 class Trainee(Protocol):

@@ -5,12 +5,15 @@ import pytest
 from luss_ray.config.recipe import Optimisation
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.errors import UserError
-from luss_ray.stages.run import Limits, Run
+from luss_ray.stages.run import Run
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
 from luss_ray.train.cluster import Resources
+from luss_ray.train.limits import Limits
 
-RESOURCES = Resources(num_workers=(1, 1), use_gpu=False, num_loaders=1, loader_cpus=1, num_threads=1, num_actors=1)
+RESOURCES = Resources(
+    num_workers=(1, 1), use_gpu=False, num_loaders=1, loader_cpus=1, num_threads=1, preemptible=False, num_actors=1
+)
 LIMITS = Limits(max_bad_samples=0, max_failures=0, checkpoint_every_s=60)
 
 

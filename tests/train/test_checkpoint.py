@@ -21,12 +21,13 @@ def checkpoint(step: int, settings: str = "same") -> Checkpoint:
 
 def test_the_newest_checkpoint_comes_back_whole(tmp_path):
     store = CheckpointStore(Location.parse(tmp_path))
-    assert store.latest("same") is None
+    assert store.newest("same") is None
     for step in (3, 12, 100):
         store.save(checkpoint(step))
     store.wait()
-    found = store.latest("same")
-    assert found is not None and found.step == 100 and found.consumption == {"0": [100, 2**64 - 101, 0]}
+    assert store.newest("same") == 100
+    found = store.load(100)
+    assert found.step == 100 and found.consumption == {"0": [100, 2**64 - 101, 0]}
     assert found.history == [{"step": 1, "loss": 0.5}] and found.quarantined == checkpoint(1).quarantined
     torch.testing.assert_close(section(found.tensors, "network"), {"weight": torch.full((2, 3), 100.0)})
 
@@ -41,6 +42,19 @@ def test_what_the_newest_says_is_known_without_its_tensors(tmp_path):
     assert about is not None and about["step"] == 100 and about["consumption"] == checkpoint(100).consumption
 
 
+@pytest.mark.parametrize("keep_bytes", [0, 5, 100, -1])
+def test_a_torn_checkpoint_is_passed_over(tmp_path, keep_bytes):
+    store = CheckpointStore(Location.parse(tmp_path))
+    for step in (3, 100):
+        store.save(checkpoint(step))
+    store.wait()
+    torn = tmp_path / "000000100.safetensors"
+    torn.write_bytes(torn.read_bytes()[:keep_bytes])
+    assert store.newest("same") == 3
+    about = store.newest_about()
+    assert about is not None and about["step"] == 3
+
+
 def test_old_checkpoints_go_and_those_of_other_settings_are_not_taken(tmp_path):
     store = CheckpointStore(Location.parse(tmp_path), keep=2)
     for step in (1, 2, 3):
@@ -48,8 +62,7 @@ def test_old_checkpoints_go_and_those_of_other_settings_are_not_taken(tmp_path):
     store.save(checkpoint(4, settings="others"))
     store.wait()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000003.safetensors", "000000004.safetensors"]
-    found = store.latest("same")
-    assert found is not None and found.step == 3
+    assert store.newest("same") == 3
 
 
 def test_saving_copies_the_weights_of_that_moment(tmp_path):
@@ -59,8 +72,7 @@ def test_saving_copies_the_weights_of_that_moment(tmp_path):
     store.save(one)
     weight.zero_()
     store.wait()
-    found = store.latest("same")
-    assert found is not None and found.tensors["network/weight"].sum() == 1000
+    assert store.load(1).tensors["network/weight"].sum() == 1000
 
 
 def test_a_refused_write_is_told_at_the_next_save(tmp_path):

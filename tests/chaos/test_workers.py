@@ -1,0 +1,109 @@
+"""Training workers that die, hang, or lose their nodes."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+from fixtures_faults import LONG, RunningJob, kill_trainers
+
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
+_NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
+
+
+def test_a_worker_killed_twenty_times(shards: Path, tmp_path: Path, undisturbed: RunningJob, survived) -> None:
+    running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG).start()
+    survived("training worker killed (SIGKILL)", kill_trainers(running, 20))
+    running.finish(600)
+    assert running.said.count("from step") >= 20
+    assert running.weights() == undisturbed.weights()
+
+
+def test_loaders_that_hang(shards: Path, tmp_path: Path, undisturbed: RunningJob, survived) -> None:
+    """Loaders that are stopped give no batch: the workers leave their stacks and are started again, with new ones."""
+    options = (f"--data={shards}", *LONG, "--stall-timeout=40")
+    running = RunningJob(tmp_path, str(tmp_path), *options).start()
+    running.wait_for_step(3)
+    for loader in running.processes("ray::MapWorker(MapBatches(Loader))"):
+        loader.suspend()
+    stopped, last = time.monotonic(), running.step()
+    running.wait_for(lambda: "no step for 40 s" in running.said, "note of the hang")
+    running.wait_for_step(running.step() + 2)
+    survived("all loaders hang (SIGSTOP), noticed after 40 s", [time.monotonic() - stopped])
+    running.finish()
+    stacks = sorted((running.run / "pretrain" / "stalls").local_path.iterdir())
+    assert {path.stem[-6:] for path in stacks} == {"rank-0", "rank-1"}
+    assert all("take_step" in path.read_text() for path in stacks) and last >= 3
+    assert running.weights() == undisturbed.weights()
+
+
+def test_nodes_come_and_go(
+    cluster, on_cluster: dict[str, str], shards: Path, tmp_path: Path, undisturbed: RunningJob, survived
+) -> None:
+    """1 → 3 → 2 → 1 workers; another world size rounds differently, so the loss is compared, not the bits."""
+    nodes = [cluster.add_node(**_NODE)]
+    options = (f"--data={shards}", *LONG, "--num-workers=1 3", "--resize-every-s=1")
+    many = "--pretrain.optimisation.epochs=1600"
+    running = RunningJob(tmp_path, str(tmp_path), *options, many, environment=on_cluster).start()
+    running.wait_for_step(3)
+    nodes += [cluster.add_node(**_NODE), cluster.add_node(**_NODE)]
+    started = time.monotonic()
+    running.wait_for(lambda: "3 workers from step" in running.said, "three workers")
+    running.wait_for_step(running.step() + 2)
+    survived("two nodes more: 1 to 3 workers", [time.monotonic() - started])
+    seconds = []
+    for left in (2, 1):
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        started, count = time.monotonic(), running.said.count(f"{left} worker")
+        running.wait_for(lambda: running.said.count(f"{left} worker") > count, f"{left} workers")  # noqa: B023
+        running.wait_for_step(running.step() + 2)
+        seconds.append(time.monotonic() - started)
+    survived("node killed: 3 to 2 to 1 workers", seconds)
+    running.finish(900)
+
+
+@pytest.mark.parametrize("notice_s", [60, 1], ids=["enough notice", "too little notice"])
+def test_a_node_that_is_taken_away(
+    notice_s: int, cluster, on_cluster: dict[str, str], shards: Path, tmp_path: Path, survived
+) -> None:
+    """With notice the state is saved at once, though the next checkpoint would be an hour away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    nodes = [cluster.add_node(**_NODE), cluster.add_node(**_NODE)]
+    every_s = 3600 if notice_s > 1 else 1
+    options = (f"--data={shards}", *LONG, "--num-workers=1 2", f"--checkpoint-every-s={every_s}")
+    many = "--pretrain.optimisation.epochs=800"
+    running = RunningJob(tmp_path, str(tmp_path), *options, many, environment=on_cluster).start()
+    running.wait_for(lambda: "steps, ETA" in running.said, "steps")
+    deadline_ms = int((time.time() + notice_s) * 1000)
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    GcsClient(address=cluster.address).drain_node(nodes[1].node_id, reason, "spot capacity", deadline_ms)
+    if notice_s > 1:
+        running.wait_for(lambda: "will be taken away; checkpoint at step" in running.said, "checkpoint")
+        saved = running.step()
+        assert saved > 0 and f"checkpoint at step {saved}" in running.said
+    cluster.remove_node(nodes[1], allow_graceful=False)
+    taken = time.monotonic()
+    running.wait_for(lambda: "1 worker from step" in running.said, "one worker")
+    survived(f"node taken away after {notice_s} s' notice: 2 to 1 workers", [time.monotonic() - taken])
+    if notice_s > 1:
+        assert f"1 worker from step {saved} on" in running.said
+    running.finish(900)
+
+
+def test_the_loss_does_not_depend_on_the_number_of_workers(
+    shards: Path, tmp_path: Path, undisturbed: RunningJob
+) -> None:
+    """Uneven slices: 32 images on three workers."""
+    running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG, "--num-workers=3 3").start().finish()
+
+    def losses(done: RunningJob) -> list[float]:
+        rows = (done.run / "pretrain" / "metrics.jsonl").read().decode().splitlines()
+        return [json.loads(row)["loss"] for row in rows]
+
+    two, three = losses(undisturbed), losses(running)
+    assert len(two) == len(three) == 150
+    assert all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(two[:20], three[:20], strict=True))
+    assert math.isclose(sum(two[-30:]), sum(three[-30:]), rel_tol=0.02)
