@@ -93,7 +93,8 @@ def _is_ours() -> bool:
 
 
 def _send_chatter_to(log_file: Path) -> None:
-    """Let a file have what Ray says, and warnings of ours: loggers, what it prints, and what its native code writes to file descriptor 2.
+    """Let a file have what Ray says (its loggers, what it prints, what its native code writes to file descriptor 2) and
+    what our own loggers say.
 
     What people should see is printed through `core.progress.CONSOLE`, which keeps the standard output it was made
     with; tracebacks still reach the standard error.

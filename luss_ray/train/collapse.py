@@ -19,8 +19,8 @@ _MEANINGS = {
 class CollapseWatch:
     """Looks at the figures of the last steps (a twentieth of the stage, at least 20) and names what is wrong.
 
-    It says nothing before there are so many, since many a training starts at a loss near ln K. A loss well above it is no
-    collapse: predictions are sure, and wrong.
+    It says nothing before there are so many, since many a training starts at a loss near ln K. A loss well above it is
+    no collapse: predictions are sure, and wrong.
 
     Args:
         num_steps: steps of the whole stage.
