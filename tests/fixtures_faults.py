@@ -94,6 +94,7 @@ class RunningJob:
         """End the driver and all that it started, as a power cut would."""
         os.killpg(self.running.pid, signal.SIGKILL)
         self.running.wait()
+        self.process = None
 
     def end(self, timeout_s: float = 300) -> int:
         """Wait for its end and return its exit code."""

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,8 @@ from rich.text import Text
 
 CONSOLE = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 10.0
+_WINDOW, _POINT_EVERY_S = 30, 4.0
+"""Rates are those of the last two minutes."""
 
 
 def clock(seconds: float) -> str:
@@ -33,7 +36,7 @@ class StageProgress:
     def __init__(self, name: str, total: int, unit: str, *, images_per_unit: float = 0.0) -> None:
         self.name, self.total, self.unit, self.images_per_unit = name, total, unit, images_per_unit
         self.started = time.monotonic()
-        self._first: tuple[float, int] | None = None
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._next_line = self.started + _LINE_EVERY_S
         self._bar = Progress(
             SpinnerColumn(),
@@ -59,9 +62,8 @@ class StageProgress:
     def update(self, done: int, **values: float) -> None:
         """Show that `done` units are finished; `values` are named figures to show beside it."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        text = self._text(now, done, values)
+        self._note(now, done)
+        text = self._text(values)
         self._bar.update(self._task, completed=done, values=text)
         if not CONSOLE.is_terminal and now >= self._next_line:
             self._next_line = now + _LINE_EVERY_S
@@ -82,9 +84,16 @@ class StageProgress:
         """Time since the start."""
         return time.monotonic() - self.started
 
-    def _text(self, now: float, done: int, values: dict[str, float]) -> str:
-        assert self._first is not None
-        since, before = self._first
+    def _note(self, now: float, done: int) -> None:
+        """Keep a point every few seconds, and the newest; work that must be done again makes a new beginning."""
+        if self._recent and done < self._recent[-1][1]:
+            self._recent.clear()
+        if len(self._recent) > 1 and now - self._recent[-2][0] < _POINT_EVERY_S:
+            self._recent.pop()
+        self._recent.append((now, done))
+
+    def _text(self, values: dict[str, float]) -> str:
+        (since, before), (now, done) = self._recent[0], self._recent[-1]
         rate = (done - before) / (now - since) if now > since else 0.0
         parts = []
         if rate > 0:

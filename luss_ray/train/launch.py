@@ -1,5 +1,6 @@
 """Starts a training stage on Ray Train workers and waits for it."""
 
+import os
 from typing import Any
 
 import ray
@@ -50,6 +51,8 @@ def train(task: Task, folder: Location, *, settings: str, resources: Resources, 
             monitor=monitor,
         )
         low, high = resources.num_workers
+        if low < high:  # for a moment after a node is lost Ray still counts on it, and would wait a minute for it
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
         trainer = TorchTrainer(
             lambda: train_worker(assignment),
             scaling_config=ScalingConfig(

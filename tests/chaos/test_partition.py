@@ -104,7 +104,7 @@ def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: P
         tmp_path,
         str(tmp_path),
         *options,
-        "--pretrain.optimisation.epochs=1200",
+        "--pretrain.optimisation.epochs=500",
         environment={**ENVIRONMENT, "RAY_ADDRESS": address, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"},
         prefix=("ip", "netns", "exec", networks.names[0]),
     )

@@ -1,11 +1,10 @@
 """The driver and every kind of actor killed, in every stage of a whole run."""
 
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-from fixtures_faults import RunningJob
+from fixtures_faults import LONG, RunningJob
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
 _STAGES = (
@@ -31,16 +30,12 @@ def result(running: RunningJob) -> dict:
     return (running.run / "result.json").read_json()
 
 
-def test_the_driver_killed_in_every_stage(shards: Path, tmp_path: Path, whole: dict, survived) -> None:
+def test_the_driver_killed_in_every_stage(shards: Path, tmp_path: Path, whole: dict) -> None:
     running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", "--no-random-baseline", "--checkpoint-every-s=0")
-    seconds = []
     for stage in _STAGES:
         running.start()
         running.wait_for((running.run / stage / "begun.json").local_path.exists, f"begin of {stage}")
         running.kill()
-        killed = time.monotonic()
-        assert not (running.run / stage / "stage.json").exists()
-        seconds.append(time.monotonic() - killed)
     running.start().finish()
     assert result(running)["metrics"] == whole["metrics"]
 
@@ -57,8 +52,6 @@ def test_every_kind_of_actor_killed(shards: Path, tmp_path: Path, whole: dict) -
 
 def test_a_checkpoint_torn_by_a_dying_disk(shards: Path, tmp_path: Path, undisturbed: RunningJob) -> None:
     """Half of the newest checkpoint is gone: the one before it is taken."""
-    from fixtures_faults import LONG
-
     running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG).start()
     running.wait_for_step(5)
     running.kill()

@@ -1,17 +1,14 @@
 """The main job from end to end on real Ray: on local disk, on S3, killed and started again."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import fixtures_run as job
 import pytest
+from fixtures_faults import RunningJob, kill_trainers
 
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
@@ -118,47 +115,26 @@ def test_the_same_command_again_skips_everything(finished: tuple[Path, str], sha
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
-def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tuple[Path, str], shards: Path) -> None:
-    """A run killed in training, in feature extraction and in fine-tuning ends as an undisturbed one does."""
+@pytest.mark.chaos
+def test_a_run_killed_with_sigkill_four_times_has_the_same_result(finished: tuple[Path, str], shards: Path) -> None:
+    """A training worker, then the driver in training, in feature extraction and in fine-tuning."""
     run, _ = finished
-    folder = run.parent
-    options = (
-        f"--data={shards}",
-        f"--storage={folder}",
-        "--name=killed",
-        "--checkpoint-every-s=0",
-        "--no-random-baseline",
-    )
+    folder = run.parent / "killed"
+    options = (f"--data={shards}", "--checkpoint-every-s=0", "--no-random-baseline")
+    folder.mkdir()
+    running = RunningJob(folder, str(folder), *options).start()
+    kill_trainers(running, 1)
     for event in ("pretrain/checkpoints/*.safetensors", "features/train/*.parquet", "finetune/checkpoints/*"):
-        _kill_when(folder / "killed", event, options)
-    job.run_job(folder, *options)
+        if running.process is None:
+            running.start()
+        running.wait_for(lambda: list(running.run.local_path.glob(event)), event)  # noqa: B023
+        running.kill()
+    running.start().finish()
+    assert "3 training stages add up" in job.audit(folder / "demo").stdout
     undisturbed = job.result_of(run)["metrics"]
     del undisturbed["baselines"]["random_backbone"]
-    assert job.result_of(folder / "killed")["metrics"] == undisturbed
-    assert "3 training stages add up" in job.audit(folder / "killed").stdout
-    assert (folder / "killed/finetune/weights.safetensors").read_bytes() == (
-        run / "finetune/weights.safetensors"
-    ).read_bytes()
-
-
-def _kill_when(run: Path, event: str, options: tuple[str, ...], timeout_s: float = 300) -> None:
-    """Start the job, wait until a file that matches `event` is there, and kill the job and all that it started."""
-    log = run.parent / f"{run.name}.log"
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            job.command(*options, f"--log={run.parent / 'ray.log'}"),
-            env=job.job_environment(),
-            cwd=run.parent,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + timeout_s
-    while not list(run.glob(event)):
-        assert process.poll() is None and time.monotonic() < deadline, f"no {event}: {log.read_text()[-2000:]}"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert job.result_of(folder / "demo")["metrics"] == undisturbed
+    assert running.weights("finetune") == (run / "finetune" / "weights.safetensors").read_bytes()
 
 
 def test_the_same_run_on_an_object_store_and_a_cluster(
