@@ -10,6 +10,7 @@ import pytest
 import luss_ray  # noqa: F401  first of all, since it sets what Ray reads on import
 
 pytest_plugins = [
+    "fixtures_faults",
     "fixtures_proxy",
     "fixtures_ray",
     "fixtures_run",

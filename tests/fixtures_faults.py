@@ -1,21 +1,32 @@
 """A running main job seen from outside, so that its processes can be killed and its store taken away."""
 
-import os
+import contextlib
 import random
-import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fixtures_run as job
 import psutil
+import pytest
 
 from luss_ray.storage.uri import Location
 
 LONG = ("--pretrain.optimisation.epochs=40", "--until=pretrain", "--checkpoint-every-s=0")
 """Options of a run whose pretraining has 150 steps and saves its state after each."""
 TRAINER = "ray::RayTrainWorker"
+_STARTED: list["RunningJob"] = []
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left_behind() -> Iterator[None]:
+    """End the jobs that a test which failed has left running."""
+    yield
+    while _STARTED:
+        left = _STARTED.pop()
+        if left.process is not None and left.process.poll() is None:
+            left.kill()
 
 
 class RunningJob:
@@ -45,6 +56,7 @@ class RunningJob:
 
     def start(self) -> "RunningJob":
         """Start it, or start it again."""
+        _STARTED.append(self)
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, cwd=self.folder, stdout=out, stderr=out, start_new_session=True
@@ -92,8 +104,12 @@ class RunningJob:
 
     def kill(self) -> None:
         """End the driver and all that it started, as a power cut would."""
-        os.killpg(self.running.pid, signal.SIGKILL)
+        family = psutil.Process(self.running.pid).children(recursive=True)
+        for process in (self.running, *family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.running.wait()
+        psutil.wait_procs(family, timeout=60)
         self.process = None
 
     def end(self, timeout_s: float = 300) -> int:

@@ -93,10 +93,13 @@ class SlowProxy:
             pass
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(_CHUNK_BYTES):
-            self.num_bytes += len(data)
-            writer.write(data)
-            await writer.drain()
+        try:
+            while data := await reader.read(_CHUNK_BYTES):
+                self.num_bytes += len(data)
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
 
 
 @pytest.fixture

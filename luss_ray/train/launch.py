@@ -50,31 +50,51 @@ def train(task: Task, folder: Location, *, settings: str, resources: Resources, 
             limits=limits,
             monitor=monitor,
         )
-        low, high = resources.num_workers
-        if low < high:  # for a moment after a node is lost Ray still counts on it, and would wait a minute for it
-            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-        trainer = TorchTrainer(
-            lambda: train_worker(assignment),
-            scaling_config=ScalingConfig(
-                num_workers=high if low == high else (low, high),
-                use_gpu=resources.use_gpu,
-                resources_per_worker={"CPU": 1} | ({"GPU": 1} if resources.use_gpu else {}),
-                elastic_resize_monitor_interval_s=limits.resize_every_s,
-            ),
-            run_config=RunConfig(
-                name=settings[:12],
-                storage_path=(folder / "ray").uri,
-                # The monitor counts: Ray would give up after so many failures in all, however far a run came between.
-                failure_config=FailureConfig(max_failures=-1),
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            now: Any = ray.get(monitor.situation.remote())
-            raise UserError(now.refusal or f"{task.name}: {_last_line(error)}") from error
+        while not _finishes(_trainer(assignment, resources), monitor):
+            pass
     (folder / "ray").delete_prefix("")
     return plan.num_steps * batch_size
+
+
+def _trainer(assignment: Assignment, resources: Resources) -> TorchTrainer:
+    low, high = resources.num_workers
+    if low < high:  # for a moment after a node is lost Ray still counts on it, and would wait a minute for it
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    return TorchTrainer(
+        lambda: train_worker(assignment),
+        scaling_config=ScalingConfig(
+            num_workers=high if low == high else (low, high),
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if resources.use_gpu else {}),
+            elastic_resize_monitor_interval_s=assignment.limits.resize_every_s,
+        ),
+        run_config=RunConfig(
+            name=assignment.settings[:12],
+            storage_path=(assignment.folder / "ray").uri,
+            # The monitor counts: Ray would give up after so many failures in all, however far a run came between.
+            failure_config=FailureConfig(max_failures=-1),
+        ),
+    )
+
+
+def _finishes(trainer: TorchTrainer, monitor: Any) -> bool:
+    """Train; return False where it must be tried again.
+
+    Ray gives up by itself where a worker dies while the group is being joined, which lost nodes do bring about.
+
+    Raises:
+        UserError: a worker refused its input, or there were too many failures in a row.
+    """
+    try:
+        trainer.fit()
+        return True
+    except TrainingFailedError as error:
+        now: Any = ray.get(monitor.situation.remote())
+        ray.get(monitor.fail.remote(_last_line(error)))
+        refusal = now.refusal or ray.get(monitor.begin.remote())
+        if refusal:
+            raise UserError(refusal) from error
+        return False
 
 
 def _last_line(error: Exception) -> str:

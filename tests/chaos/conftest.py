@@ -52,7 +52,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, **quick}.items():
             patch.setenv(name, value)
-        head = {"num_cpus": 0, "object_store_memory": 100_000_000}
+        head = {"num_cpus": 0, "object_store_memory": 200_000_000}
         cluster = Cluster(initialize_head=True, head_node_args=head, connect=False)
         try:
             yield cluster

@@ -13,6 +13,7 @@ from fixtures_faults import LONG, RunningJob
 from fixtures_ray import ENVIRONMENT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
+_LINK = "luss0"
 _RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -33,27 +34,27 @@ class TwoNetworks:
         """
         for name in self.names:
             _ip("netns", "add", name)
-        ends = [f"{name}v" for name in self.names]
-        _ip("link", "add", ends[0], "netns", self.names[0], "type", "veth", "peer", ends[1], "netns", self.names[1])
-        for name, end, address in zip(self.names, ends, self.addresses, strict=True):
-            _ip("-n", name, "address", "add", f"{address}/24", "dev", end)
-            for link in ("lo", end):
+        here, there = self.names
+        _ip("link", "add", _LINK, "netns", here, "type", "veth", "peer", _LINK, "netns", there)
+        for name, address in zip(self.names, self.addresses, strict=True):
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", _LINK)
+            for link in ("lo", _LINK):
                 _ip("-n", name, "link", "set", link, "up")
 
     def cut(self) -> None:
         """Take the cable out."""
-        _ip("-n", self.names[0], "link", "set", f"{self.names[0]}v", "down")
+        _ip("-n", self.names[0], "link", "set", _LINK, "down")
 
     def heal(self) -> None:
         """Put the cable back."""
-        _ip("-n", self.names[0], "link", "set", f"{self.names[0]}v", "up")
+        _ip("-n", self.names[0], "link", "set", _LINK, "up")
 
     def start_node(self, place: int, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a Ray node in one of them; the first is the head."""
         role = ["--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={folder}"]
         if place:
             role = [f"--address={self.addresses[0]}:6379"]
-        size = [f"--node-ip-address={self.addresses[place]}", "--num-cpus=1", "--object-store-memory=100000000"]
+        size = [f"--node-ip-address={self.addresses[place]}", "--num-cpus=1", "--object-store-memory=500000000"]
         with (folder / f"node-{place}.log").open("ab") as log:
             node = subprocess.Popen(
                 ["ip", "netns", "exec", self.names[place], _RAY, "start", "--block", *role, *size],
@@ -96,10 +97,10 @@ def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: P
     short = Path(f"/tmp/partition-{os.getpid()}")  # it holds unix sockets
     short.mkdir()
     quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
-    environment = {**os.environ, **ENVIRONMENT, **quick}
+    environment = {**os.environ, **ENVIRONMENT, **quick, "GLOO_SOCKET_IFNAME": _LINK}
     networks.start_node(0, short, environment)
     address = f"{networks.addresses[0]}:6379"
-    options = (f"--data={shards}", *LONG, "--num-workers=1 2", "--resize-every-s=1")
+    options = (f"--data={shards}", *LONG, "--num-workers=1 2", "--resize-every-s=1", "--checkpoint-every-s=1")
     running = RunningJob(
         tmp_path,
         str(tmp_path),

@@ -9,7 +9,7 @@ import pytest
 from fixtures_faults import LONG, RunningJob, kill_trainers
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
-_NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
+_NODE = {"num_cpus": 1, "object_store_memory": 500_000_000}
 
 
 def test_a_worker_killed_twenty_times(shards: Path, tmp_path: Path, undisturbed: RunningJob, survived) -> None:
@@ -44,7 +44,7 @@ def test_nodes_come_and_go(
 ) -> None:
     """1 → 3 → 2 → 1 workers; another world size rounds differently, so the loss is compared, not the bits."""
     nodes = [cluster.add_node(**_NODE)]
-    options = (f"--data={shards}", *LONG, "--num-workers=1 3", "--resize-every-s=1")
+    options = (f"--data={shards}", *LONG, "--num-workers=1 3", "--resize-every-s=1", "--checkpoint-every-s=1")
     many = "--pretrain.optimisation.epochs=500"
     running = RunningJob(tmp_path, str(tmp_path), *options, many, environment=on_cluster).start()
     running.wait_for_step(3)
