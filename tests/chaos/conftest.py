@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
     """Return a cluster of its own whose head has no CPU: only Ray's and the driver's own processes live there."""
     from ray.cluster_utils import Cluster
 
-    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, **quick}.items():
             patch.setenv(name, value)

@@ -96,7 +96,7 @@ def networks() -> Iterator[TwoNetworks]:
 def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: Path, survived) -> None:
     short = Path(f"/tmp/partition-{os.getpid()}")  # it holds unix sockets
     short.mkdir()
-    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000"}
     environment = {**os.environ, **ENVIRONMENT, **quick, "GLOO_SOCKET_IFNAME": _LINK}
     networks.start_node(0, short, environment)
     address = f"{networks.addresses[0]}:6379"
@@ -105,7 +105,7 @@ def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: P
         tmp_path,
         str(tmp_path),
         *options,
-        "--pretrain.optimisation.epochs=500",
+        "--pretrain.optimisation.epochs=250",
         environment={**ENVIRONMENT, "RAY_ADDRESS": address, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"},
         prefix=("ip", "netns", "exec", networks.names[0]),
     )

@@ -45,7 +45,7 @@ def test_nodes_come_and_go(
     """1 → 3 → 2 → 1 workers; another world size rounds differently, so the loss is compared, not the bits."""
     nodes = [cluster.add_node(**_NODE)]
     options = (f"--data={shards}", *LONG, "--num-workers=1 3", "--resize-every-s=1", "--checkpoint-every-s=1")
-    many = "--pretrain.optimisation.epochs=500"
+    many = "--pretrain.optimisation.epochs=250"
     running = RunningJob(tmp_path, str(tmp_path), *options, many, environment=on_cluster).start()
     running.wait_for_step(3)
     nodes += [cluster.add_node(**_NODE), cluster.add_node(**_NODE)]
