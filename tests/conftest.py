@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 import luss_ray  # noqa: F401  first of all, since it sets what Ray reads on import
+from luss_ray.storage import store
 
 pytest_plugins = [
     "fixtures_faults",
@@ -22,6 +23,12 @@ pytest_plugins = [
 # Machines are of any speed and busy with other things: no test has a time to keep.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo `be_patient` between tests: it is for the rest of a process."""
+    monkeypatch.setattr(store, "_retries", store._RETRIES)
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,7 @@ def test_the_same_command_again_skips_everything(finished: tuple[Path, str], sha
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1800)
 def test_a_run_killed_with_sigkill_four_times_has_the_same_result(finished: tuple[Path, str], shards: Path) -> None:
     """A training worker, then the driver in training, in feature extraction and in fine-tuning."""
     run, _ = finished
