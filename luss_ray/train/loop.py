@@ -58,7 +58,7 @@ class Assignment:
 
 
 class NotFiniteError(Exception):
-    """The loss or the weights are not finite; on all ranks alike, and before the update."""
+    """The loss, before an update, or the weights, before they are saved, are not finite; on all ranks alike."""
 
 
 def train_worker(assignment: Assignment) -> None:
