@@ -39,7 +39,7 @@ def colour_accuracy(split: Split, num_clusters: int) -> float:
     rows = normalise_rows(np.sqrt(histograms))
     kmeans = faiss.Kmeans(rows.shape[1], num_clusters, niter=30, nredo=10, seed=1, max_points_per_centroid=len(rows))
     kmeans.train(rows)
-    return clustering_accuracy(nearest_centroids(rows, np.asarray(kmeans.centroids)), split.class_ids)
+    return clustering_accuracy(nearest_centroids(rows, np.asarray(kmeans.centroids)[None])[0], split.class_ids)
 
 
 def one_seed(seed: int, storage: str, options: list[str]) -> dict[str, float]:

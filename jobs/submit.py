@@ -52,8 +52,8 @@ def main(options: Options) -> None:
         connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=options.max_bad_samples),
     )
-    whole.claim()
-    method = submit(whole, options.split, options.out, name=options.method_name, description=options.description)
+    with whole.claimed() as claimed:
+        method = submit(claimed, options.split, options.out, name=options.method_name, description=options.description)
     CONSOLE.print(method.text(), end="")
     CONSOLE.print(f"{options.out}  checked: every image of {options.split} is there")
 

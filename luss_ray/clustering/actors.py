@@ -1,6 +1,7 @@
 """K-means over feature files on Ray: actors hold the rows, the driver holds the centroids."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,12 +10,20 @@ import ray
 import ray.exceptions
 from jaxtyping import Float32, Float64, Int64
 
-from luss_ray.clustering.kmeans import ClusterSums, grid_exponent, inertias, move_centroids
+from luss_ray.clustering.kmeans import (
+    ClusterSums,
+    grid_exponent,
+    inertias,
+    move_centroids,
+    num_candidates,
+    sample_size,
+)
 from luss_ray.clustering.rows import FeatureRows, Loader
 from luss_ray.core.errors import UserError
 from luss_ray.core.seeds import CLUSTERS, generator
 
 log = logging.getLogger(__name__)
+_LITTLE_MEMORY = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,9 @@ class KMeansResult:
     restart: int
     """Number of the best restart, the first of equals."""
     history: list[list[float]]
-    """Inertia of each restart at each iteration, the start first; a converged restart keeps its last one."""
+    """Inertia of each restart at each iteration, the start first; one that has ended keeps its last one."""
+    dropped_at: list[int | None]
+    """Iteration at which a restart was dropped because it could not win any more; None where it was not."""
     num_rows: int
 
 
@@ -35,19 +46,22 @@ class KMeansResult:
 class DistributedKMeans:
     """Exact Lloyd k-means over rows that live in Ray actors.
 
-    Results don't depend on the number of actors, nor on actors dying: rows are rounded to a grid on which float64 sums
-    are exact (see `grid_exponent`), a row's nearest centroid doesn't depend on the other rows, and a restarted actor
-    loads its files again. Another number of CPUs an actor, or GPUs, may round a distance differently, so that a row at
-    equal distance from two centroids may go to the other one.
+    Results don't depend on the number of actors or their threads, nor on actors dying: rows are rounded to a grid on
+    which float64 sums are exact (see `grid_exponent`), a row's nearest centroid doesn't depend on the other rows, and a
+    restarted actor loads its files again. A GPU, or another processor, may round a distance differently, so that a row
+    at equal distance from two centroids may go to the other one.
 
     Args:
         loader: picklable; file name -> rows (float32, n x C). `clustering.features.FeatureFiles` is one.
         files: names, in the order that numbers the rows.
         num_actors: at most one a file is started.
         num_cpus: logical CPUs of an actor; it runs max(1, num_cpus) threads.
-        num_gpus: of an actor; used where faiss sees one.
+        num_gpus: of an actor; above 0 its rows lie in the memory of a GPU.
+        memory_bytes: of rows that an actor keeps in RAM, those beyond lie in a scratch file; by default half of what
+            Ray counts as a node's memory, shared by the actors on it.
 
-    Source: PASS (arXiv 2106.03149), step 2.2; Lloyd's algorithm. The authors run faiss on one machine, unseeded.
+    Source: PASS (arXiv 2106.03149), step 2.2; Lloyd's algorithm. The authors run faiss on one machine, unseeded, from
+    random rows.
     """
 
     loader: Loader
@@ -55,7 +69,9 @@ class DistributedKMeans:
     num_actors: int = 1
     num_cpus: float = 1
     num_gpus: float = 0
+    memory_bytes: int | None = None
     actors: list = field(init=False, repr=False, default_factory=list)
+    _num_fits: int = field(init=False, repr=False, default=0)
 
     def __enter__(self) -> "DistributedKMeans":
         """Start the actors, let them load and learn the sizes.
@@ -74,9 +90,9 @@ class DistributedKMeans:
         )
         parts = np.array_split(np.arange(len(self.files)), min(self.num_actors, len(self.files)))
         self._parts = [[self.files[number] for number in part] for part in parts]
-        self.actors = [
-            actor.remote(self.loader, part, max(1, int(self.num_cpus)), self.num_gpus > 0) for part in self._parts
-        ]
+        threads, device = max(1, int(self.num_cpus)), "cuda" if self.num_gpus else "cpu"
+        memory_bytes = _share_of_memory(len(parts)) if self.memory_bytes is None else self.memory_bytes
+        self.actors = [actor.remote(self.loader, part, threads, memory_bytes, device) for part in self._parts]
         try:
             self._describe()
         except BaseException:
@@ -116,6 +132,7 @@ class DistributedKMeans:
         iterations: int = 20,
         seed: int = 0,
         tolerance: float = 0.0,
+        drop_hopeless: bool = False,
         sample_rows: int | None = None,
         callback: Callable[[int, list[float]], None] | None = None,
     ) -> KMeansResult:
@@ -130,7 +147,10 @@ class DistributedKMeans:
             iterations: times the centroids move at most; one more pass scores the last ones.
             seed: start of all draws.
             tolerance: a restart has converged when its inertia falls by at most this share and no cluster was empty.
-            sample_rows: rows of the start's sample; 32 k, at least 10,000, unless given; all rows where fewer.
+            drop_hopeless: end a restart that, falling by as much as in its last pass until the last iteration, would
+                still not reach what the best one has by now. Falls shrink from pass to pass but for rare exceptions, so
+                the winner stays but for these; the result says which ones were dropped, and when.
+            sample_rows: rows of the start's sample, `sample_size(k)` unless given; all rows where fewer.
             callback: called after every pass with its number (0 = the start's) and each restart's inertia.
 
         Raises:
@@ -138,20 +158,25 @@ class DistributedKMeans:
         """
         if not 1 <= k <= self.num_rows:
             raise UserError(f"{k} clusters of {self.num_rows} features: ask for 1 to {self.num_rows}")
-        sample = self._sample(seed, max(k, sample_rows or max(32 * k, 10_000)))
-        centroids = self._starts(sample, k, seed, restarts)
+        self._num_fits += 1
+        centroids = self._starts(self._sample(seed, max(k, sample_rows or sample_size(k))), k, seed, restarts)
         best, last = centroids.copy(), np.full(restarts, np.inf)
-        active, history = np.arange(restarts), []
+        active, history, dropped_at = np.arange(restarts), [], np.full(restarts, -1)
         for iteration in range(iterations + 1):
-            part = self._pass(centroids[active])
+            part = self._pass(active, centroids[active])
             inertia = inertias(part, centroids[active], self._squared_norm)
-            better = inertia <= last[active]
+            fall = last[active] - inertia
+            better = fall >= 0
             best[active[better]] = centroids[active[better]]
             moved, num_empty = move_centroids(part, centroids[active])
-            still = (num_empty > 0) | (last[active] - inertia > tolerance * inertia)
+            going = (num_empty > 0) | (fall > tolerance * inertia)
             last[active] = np.minimum(inertia, last[active])
+            if drop_hopeless and iteration > 0:
+                hopeless = (num_empty == 0) & (inertia - (iterations - iteration) * fall > last.min())
+                dropped_at[active[going & hopeless]] = iteration
+                going &= ~hopeless
             centroids[active] = moved
-            active = active[still]
+            active = active[going]
             history.append(last.tolist())
             log.info("k-means iteration %d: best inertia %.6g, %d restarts go on", iteration, last.min(), len(active))
             if callback is not None:
@@ -159,21 +184,14 @@ class DistributedKMeans:
             if not len(active):
                 break
         winner = int(last.argmin())
-        return KMeansResult(best[winner], float(last[winner]), winner, history, self.num_rows)
+        dropped = [None if at < 0 else int(at) for at in dropped_at]
+        return KMeansResult(best[winner], float(last[winner]), winner, history, dropped, self.num_rows)
 
-    def assign(self, centroids: Float32[np.ndarray, "k C"]) -> list[Int64[np.ndarray, " n"]]:
-        """Return the nearest centroid of every row: one array a file, in the order of `files`.
-
-        Args:
-            centroids: of `fit`.
-        """
-        return self._from_all("assign", self._exponent, ray.put(centroids))
-
-    def _pass(self, centroids: Float32[np.ndarray, "R k C"]) -> ClusterSums:
+    def _pass(self, restarts: Int64[np.ndarray, " R"], centroids: Float32[np.ndarray, "R k C"]) -> ClusterSums:
         """Sum over all actors; one answer at a time is held here beside the total."""
         shared = ray.put(centroids)
-        waiting = [actor.step.remote(self._exponent, shared) for actor in self.actors]
-        total = ClusterSums(np.zeros(centroids.shape), np.zeros(centroids.shape[:2], np.int64))
+        waiting = [actor.step.remote(self._exponent, self._num_fits, restarts, shared) for actor in self.actors]
+        total = ClusterSums.zeros(*centroids.shape)
         while waiting:
             (answer,) = _get([waiting.pop(0)])
             total += answer
@@ -196,15 +214,22 @@ class DistributedKMeans:
         self, sample: Float32[np.ndarray, "m C"], k: int, seed: int, restarts: int
     ) -> Float32[np.ndarray, "R k C"]:
         """Let the actors work out the starts, turn by turn; which one does it makes no difference."""
-        draws: list[Float64[np.ndarray, " k"]] = [
-            generator(seed, CLUSTERS, number).random(k) for number in range(restarts)
+        num = num_candidates(k)
+        draws: list[Float64[np.ndarray, "k candidates"]] = [
+            generator(seed, CLUSTERS, number).random((k, num)) for number in range(restarts)
         ]
         shared, num_actors = ray.put(sample), len(self.actors)
-        calls = [actor.start.remote(shared, k, draws[turn::num_actors]) for turn, actor in enumerate(self.actors)]
+        calls = [actor.start.remote(shared, draws[turn::num_actors]) for turn, actor in enumerate(self.actors)]
         starts: list = [None] * restarts
         for turn, answer in enumerate(_get(calls)):
             starts[turn::num_actors] = answer
         return np.stack(starts)
+
+
+def _share_of_memory(num_actors: int) -> int:
+    """Return the bytes of rows that each of some actors, spread over the nodes, may keep in RAM."""
+    sizes = [node["Resources"]["memory"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return int(min(sizes, default=_LITTLE_MEMORY)) // 2 // math.ceil(num_actors / max(1, len(sizes)))
 
 
 def _get(calls: list) -> list:

@@ -1,53 +1,97 @@
 """Feature files: one row an image, as the extraction stage publishes them."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
 
 from luss_ray.clustering.kmeans import normalise_rows
 from luss_ray.core.errors import UserError
 from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
 
+_INPUTS, _CONTENT = b"inputs", b"sha256"
+
+
+def feature_table(
+    keys: Sequence[str],
+    features: Float[np.ndarray, "n C"],
+    valid: Bool[np.ndarray, " n"],
+    *,
+    inputs: str,
+    metadata: dict[bytes, bytes],
+) -> pa.Table:
+    """Return the table of a feature file: columns `key`, `valid` and `feature`.
+
+    Args:
+        keys: of the shard's samples, in its order.
+        features: of each, float16 or float32; what it says of samples that aren't valid means nothing.
+        valid: whether the sample could be read.
+        inputs: digest of everything the features follow from.
+        metadata: what else the file should carry.
+    """
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    table = pa.table({"key": pa.array(keys, pa.string()), "valid": pa.array(valid), "feature": column})
+    identity = {_INPUTS: inputs.encode(), _CONTENT: _digest(features, valid)}
+    return table.replace_schema_metadata(metadata | identity)
+
+
+def _digest(features: Float[np.ndarray, "n C"], valid: Bool[np.ndarray, " n"]) -> bytes:
+    content = hashlib.sha256(np.ascontiguousarray(features).data)
+    content.update(np.packbits(valid).data)
+    return content.hexdigest().encode()
+
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """A loader of Parquet feature files below one location; calling it with a file's name gives the rows.
+    """A loader of feature files below one location; calling it with a file's name gives the rows.
 
     Args:
         location: folder that holds the files.
-        column: fixed-size list of float16 or float32.
-        normalise: L2-normalise the rows.
+        inputs: digest of everything the features should follow from; None takes whatever lies there.
     """
 
     location: Location
-    column: str = "feature"
-    normalise: bool = True
+    inputs: str | None = None
 
     def __call__(self, name: str) -> Float32[np.ndarray, "n C"]:
-        """Return a file's features in file order, without the rows whose column `valid` is false.
+        """Return a file's features in file order, of length 1, without the samples that aren't valid.
 
         Args:
             name: relative to the location.
 
         Raises:
-            UserError: no such column, or one that isn't rows of finite numbers.
+            UserError: the file is missing, damaged, of other features, or holds no finite numbers.
         """
+        rows, valid = self.read(name)
+        return rows[valid] if not valid.all() else rows
+
+    def read(self, name: str) -> tuple[Float32[np.ndarray, "n C"], Bool[np.ndarray, " n"]]:
+        """Return the features of all samples, of length 1, and which of them are valid; errors as above."""
         be_patient()  # an actor that was restarted reads during an outage too
-        table, where = self.location.read_table(name), (self.location / name).uri
-        if self.column not in table.column_names:
-            raise UserError(f"{where} has no column '{self.column}': delete it and extract features again")
-        column = table[self.column].combine_chunks()
+        where = (self.location / name).uri
+        again = "delete it and the stage.json of its stage, and start the job again: it extracts what is missing"
+        try:
+            table = self.location.read_table(name)
+        except FileNotFoundError:
+            raise UserError(f"{where} is missing: {again}") from None
+        if not {"feature", "valid"} <= set(table.column_names):
+            raise UserError(f"{where} is no feature file: {again}")
+        column, valid = table["feature"].combine_chunks(), table["valid"].to_numpy()
         if not pa.types.is_fixed_size_list(column.type) or column.null_count:
-            raise UserError(f"{where}: '{self.column}' isn't a fixed-size list without nulls: extract features again")
+            raise UserError(f"{where}: 'feature' isn't a fixed-size list without nulls: {again}")
         rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+        metadata = table.schema.metadata or {}
+        if self.inputs is not None and metadata.get(_INPUTS) != self.inputs.encode():
+            raise UserError(f"{where} holds features of other weights, data or settings: {again}")
+        if metadata.get(_CONTENT) != _digest(rows, valid):
+            raise UserError(f"{where} was changed after it was written: {again}")
         rows = np.ascontiguousarray(rows, np.float32)
-        if not np.isfinite(rows).all():
+        if not np.isfinite(rows[valid]).all():
             raise UserError(
-                f"{where} holds features that aren't finite: check the backbone's weights, then extract again"
+                f"{where} holds features that aren't finite: look at the weights they come from, then {again}"
             )
-        if "valid" in table.column_names:
-            rows = rows[table["valid"].to_numpy()]
-        return normalise_rows(rows) if self.normalise else rows
+        return normalise_rows(rows), valid

@@ -1,18 +1,20 @@
 """The arithmetic of exact Lloyd k-means, arranged so that sums are the same in any order and on any machine."""
 
-import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 from scipy.sparse import csr_array
 
 from luss_ray.core.errors import UserError
 
-ROWS_AT_ONCE = 8192
-SPLIT = 1 / 1024
+TILE_ROWS = 2048
+"""Rows that meet centroids in one matrix product."""
+TILE_COLUMNS = 4096
+"""Centroids that rows meet in one matrix product, at most, unless one restart has more."""
+_ROUNDED_AT_ONCE = 8192
+_MOST_SAMPLED = 16_384
+_SPLIT = 1 / 1024
 
 
 def normalise_rows(rows: Float[np.ndarray, "n C"]) -> Float32[np.ndarray, "n C"]:
@@ -28,8 +30,8 @@ def normalise_rows(rows: Float[np.ndarray, "n C"]) -> Float32[np.ndarray, "n C"]
 def grid_exponent(num_rows: int, largest: float) -> int:
     """Return e such that sums of `num_rows` multiples of 2^e, none above `largest`, are exact in float64.
 
-    Rows rounded to this grid can be summed in any order, split over any number of actors, with bitwise equal results.
-    For a million unit vectors e is -32, far below float32's own rounding of a distance.
+    Rows rounded to this grid can be added and taken away again in any order, split over any number of actors, with
+    bitwise equal results. For a million unit vectors e is -32, far below float32's own rounding of a distance.
 
     Args:
         num_rows: at least 1.
@@ -38,17 +40,16 @@ def grid_exponent(num_rows: int, largest: float) -> int:
     return int(np.ceil(np.log2(max(largest, 1e-30)))) + int(num_rows).bit_length() - 52
 
 
-def round_to_grid(rows: Float32[np.ndarray, "n C"], exponent: int) -> Float32[np.ndarray, "n C"]:
-    """Return the rows rounded to multiples of 2^exponent; entries already coarser than that keep every bit.
+def round_to_grid(rows: Float32[np.ndarray, "n C"], exponent: int) -> None:
+    """Round the rows, in place, to multiples of 2^exponent; entries already coarser than that keep every bit.
 
     Args:
         rows: finite.
         exponent: of `grid_exponent`.
     """
-    out = np.empty_like(rows)
-    for block, rounded in zip(_blocks(rows), _blocks(out), strict=True):
-        rounded[:] = np.ldexp(np.rint(np.ldexp(block.astype(np.float64), -exponent)), exponent)
-    return out
+    for start in range(0, len(rows), _ROUNDED_AT_ONCE):
+        block = rows[start : start + _ROUNDED_AT_ONCE]
+        block[:] = np.ldexp(np.rint(np.ldexp(block.astype(np.float64), -exponent)), exponent)
 
 
 @dataclass
@@ -60,60 +61,78 @@ class ClusterSums:
     sizes: Int64[np.ndarray, "R k"]
     """Number of them."""
 
+    @classmethod
+    def zeros(cls, num_restarts: int, k: int, width: int) -> "ClusterSums":
+        """Return those of no rows."""
+        return cls(np.zeros((num_restarts, k, width)), np.zeros((num_restarts, k), np.int64))
+
+    def grow(self, num_restarts: int) -> None:
+        """Make room for at least so many restarts; new ones have no members."""
+        missing = num_restarts - len(self.sums)
+        if missing <= 0:
+            return
+        self.sums = np.concatenate([self.sums, np.zeros((missing, *self.sums.shape[1:]))])
+        self.sizes = np.concatenate([self.sizes, np.zeros((missing, self.sizes.shape[1]), np.int64)])
+
     def __iadd__(self, other: "ClusterSums") -> "ClusterSums":
         self.sums += other.sums
         self.sizes += other.sizes
         return self
 
 
+def half_norms(centroids: Float32[np.ndarray, "R k C"]) -> Float32[np.ndarray, "R k"]:
+    """Return half of each centroid's squared norm."""
+    wide = centroids.astype(np.float64)
+    return (np.einsum("rkc,rkc->rk", wide, wide) / 2).astype(np.float32)
+
+
 def nearest_centroids(
-    rows: Float32[np.ndarray, "n C"], centroids: Float32[np.ndarray, "k C"], *, gpu: bool = False
-) -> Int64[np.ndarray, " n"]:
-    """Return the number of the centroid nearest to each row (Euclidean), by exact search.
+    rows: Float32[np.ndarray, "n C"], centroids: Float32[np.ndarray, "R k C"]
+) -> Int32[np.ndarray, "R n"]:
+    """Return the number of the centroid nearest to each row (Euclidean; the first of equals), for R sets of centroids.
+
+    Several sets share one matrix product. It runs in tiles from the first row on, so that a row meets the same
+    arithmetic whatever other rows there are elsewhere; float32, on NumPy's BLAS and in this thread alone where that was
+    told so. Measured beside faiss' own search in benchmarks/RESULTS.md.
 
     Args:
         rows: C-contiguous.
         centroids: C-contiguous.
-        gpu: search on the GPU; needs the GPU build of faiss.
     """
-    parts = [np.zeros(0, np.int64)]
-    for block in _blocks(rows):
-        _, nearest = faiss.knn_gpu(_gpu_resources(), block, centroids, 1) if gpu else faiss.knn(block, centroids, 1)
-        parts.append(nearest[:, 0].astype(np.int64))
-    return np.concatenate(parts)
+    num_restarts, k, width = centroids.shape
+    norms, together = half_norms(centroids), max(1, TILE_COLUMNS // k)
+    nearest = np.empty((num_restarts, len(rows)), np.int32)
+    buffer = np.empty(min(len(rows), TILE_ROWS) * min(num_restarts, together) * k, np.float32)
+    for start in range(0, len(rows), TILE_ROWS):
+        tile = rows[start : start + TILE_ROWS]
+        for first in range(0, num_restarts, together):
+            some = slice(first, min(first + together, num_restarts))
+            columns = (some.stop - first) * k
+            scores = buffer[: len(tile) * columns].reshape(len(tile), columns)
+            np.matmul(tile, centroids[some].reshape(columns, width).T, out=scores)
+            scores -= norms[some].reshape(columns)
+            nearest[some, start : start + len(tile)] = scores.reshape(len(tile), -1, k).argmax(axis=2).T
+    return nearest
 
 
-def _blocks(rows: Float32[np.ndarray, "n C"]) -> Iterator[Float32[np.ndarray, "b C"]]:
-    """Blocks of fixed size from the first row on, so that a row meets the same arithmetic whatever the rest."""
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        yield rows[start : start + ROWS_AT_ONCE]
-
-
-@functools.cache
-def _gpu_resources() -> "faiss.StandardGpuResources":
-    return faiss.StandardGpuResources()
-
-
-def assign_and_sum(
-    rows: Float32[np.ndarray, "n C"], centroids: Float32[np.ndarray, "R k C"], *, gpu: bool = False
-) -> ClusterSums:
-    """Return sums and sizes of the clusters of R sets of centroids, in one pass over the rows.
+def move_members(
+    sums: Float64[np.ndarray, "k C"],
+    rows: Float32[np.ndarray, "m C"],
+    new: Int32[np.ndarray, " m"],
+    old: Int32[np.ndarray, " m"],
+) -> None:
+    """Add rows to the sums of their new clusters and take them away from those of their old ones, exactly.
 
     Args:
+        sums: of a restart's clusters; changed in place.
         rows: on the grid of `round_to_grid`.
-        centroids: R restarts of k centroids.
-        gpu: search on the GPU.
+        new: cluster of each row.
+        old: the cluster it was in, -1 where it was in none.
     """
-    num_restarts, k, _ = centroids.shape
-    total = ClusterSums(np.zeros(centroids.shape), np.zeros((num_restarts, k), np.int64))
-    for block in _blocks(rows):
-        wide = block.astype(np.float64)
-        columns, ones = np.arange(len(block)), np.ones(len(block))
-        for restart in range(num_restarts):
-            nearest = nearest_centroids(block, centroids[restart], gpu=gpu)
-            total.sizes[restart] += np.bincount(nearest, minlength=k)
-            total.sums[restart] += csr_array((ones, (nearest, columns)), shape=(k, len(block))) @ wide
-    return total
+    wide, left = rows.astype(np.float64), np.flatnonzero(old >= 0)
+    places = np.concatenate([np.arange(len(rows)), left])
+    signs = np.concatenate([np.ones(len(rows)), -np.ones(len(left))])
+    sums += csr_array((signs, (np.concatenate([new, old[left]]), places)), shape=(len(sums), len(rows))) @ wide
 
 
 def inertias(
@@ -146,7 +165,7 @@ def move_centroids(
     sizes = part.sizes.copy()
     means = (part.sums / np.maximum(sizes, 1)[..., None]).astype(np.float32)
     moved = np.where(sizes[..., None] > 0, means, centroids)
-    signs = np.where(np.arange(centroids.shape[-1]) % 2, -1, 1) * SPLIT
+    signs = np.where(np.arange(centroids.shape[-1]) % 2, -1, 1) * _SPLIT
     for restart, empty in zip(*np.nonzero(part.sizes == 0), strict=True):
         largest = sizes[restart].argmax()
         centre = moved[restart, largest].copy()
@@ -156,29 +175,60 @@ def move_centroids(
     return moved, (part.sizes == 0).sum(axis=1)
 
 
-def plus_plus(rows: Float32[np.ndarray, "n C"], k: int, draws: Float64[np.ndarray, " k"]) -> Float32[np.ndarray, "k C"]:
-    """Return k of the rows as a start, each drawn with a chance proportional to its squared distance to those before.
+def sample_size(k: int) -> int:
+    """Return how many rows k-means++ draws from: 8 a cluster, at least 4,096, and no more than a matrix of all their
+    products allows (1 GiB), unless there are more clusters than that."""
+    return max(k, min(max(8 * k, 4096), _MOST_SAMPLED))
+
+
+def num_candidates(k: int) -> int:
+    """Return how many rows are tried for each further centroid of a start."""
+    return 2 + int(np.log(k))
+
+
+class Sample:
+    """Rows that starts are drawn from: the products of all pairs are worked out once, for all restarts.
 
     Args:
-        rows: sample of the data, at least k rows.
-        k: at least 1.
-        draws: in [0, 1), one a centroid. Once every row is a centroid the rest are drawn evenly.
-
-    Raises:
-        UserError: fewer rows than centroids.
-
-    Source: Arthur & Vassilvitskii, "k-means++", SODA 2007.
+        rows: n rows of the data.
     """
-    if len(rows) < k:
-        raise UserError(f"{len(rows)} features can't start {k} clusters: give at least as many images as clusters")
-    norms = np.einsum("nc,nc->n", rows, rows)
-    closest = np.ones(len(rows))
-    chosen = np.empty(k, np.int64)
-    for number, draw in enumerate(draws):
-        weights = np.cumsum(closest if closest.any() else np.ones(len(rows)))
-        chosen[number] = np.searchsorted(weights, draw * weights[-1], side="right").clip(0, len(rows) - 1)
-        centre = rows[chosen[number]]
-        distance = np.maximum(norms + centre @ centre - 2 * (rows @ centre), 0).astype(np.float64)
-        distance[distance <= 1e-6 * norms] = 0
-        closest = distance if number == 0 else np.minimum(closest, distance)
-    return rows[chosen]
+
+    def __init__(self, rows: Float32[np.ndarray, "n C"]) -> None:
+        self.rows = rows
+        self._norms = np.einsum("nc,nc->n", rows, rows)
+        self._products = rows @ rows.T if len(rows) <= _MOST_SAMPLED else None
+
+    def distances(self, numbers: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m n"]:
+        """Return squared distances of some rows to all; 0 between rows that are equal but for rounding."""
+        products = self.rows[numbers] @ self.rows.T if self._products is None else self._products[numbers]
+        squared = np.maximum(self._norms + self._norms[numbers, None] - 2 * products, 0)
+        squared[squared <= 1e-6 * self._norms] = 0
+        return squared
+
+    def plus_plus(self, draws: Float64[np.ndarray, "k candidates"]) -> Float32[np.ndarray, "k C"]:
+        """Return k of the rows as a start. Of some candidates, each drawn with a chance proportional to its squared
+        distance to the centroids before, the one is taken that leaves the smallest sum of squared distances.
+
+        Args:
+            draws: in [0, 1). Once every row is a centroid the rest are drawn evenly.
+
+        Raises:
+            UserError: fewer rows than centroids.
+
+        Source: Arthur & Vassilvitskii, "k-means++", SODA 2007, with the greedy choice of its section on experiments.
+        """
+        k = len(draws)
+        if len(self.rows) < k:
+            raise UserError(
+                f"{len(self.rows)} features can't start {k} clusters: give at least as many images as clusters"
+            )
+        chosen = np.empty(k, np.int64)
+        chosen[0] = draws[0, 0] * len(self.rows)
+        closest = self.distances(chosen[:1])[0]
+        for number in range(1, k):
+            weights = np.cumsum(closest if closest.any() else np.ones(len(self.rows)), dtype=np.float64)
+            candidates = np.searchsorted(weights, draws[number] * weights[-1], side="right").clip(0, len(closest) - 1)
+            left = np.minimum(closest, self.distances(candidates))
+            best = left.sum(axis=1, dtype=np.float64).argmin()
+            chosen[number], closest = candidates[best], left[best]
+        return self.rows[chosen]

@@ -1,35 +1,48 @@
 """The rows that one clustering actor holds, and what it answers about them."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import faiss
 import numpy as np
-from jaxtyping import Float32, Int64, Integer
+import threadpoolctl
+from jaxtyping import Float32, Integer
 
-from luss_ray.clustering.kmeans import ClusterSums, assign_and_sum, nearest_centroids, plus_plus, round_to_grid
+from luss_ray.clustering.groups import DeviceGroup, Group
+from luss_ray.clustering.kmeans import TILE_ROWS, ClusterSums, Sample, round_to_grid
 
 Loader = Callable[[str], Float32[np.ndarray, "n C"]]
 """File name -> rows."""
+_GROUP_ROWS = {"cpu": 8 * TILE_ROWS, "cuda": 1 << 20}
 
 
 class FeatureRows:
     """Rows of some feature files, loaded when first asked for; every answer is a pure function of the arguments.
 
-    So an actor that was restarted answers as if it had not been.
+    So an actor that was restarted answers as if it had not been. Between passes an actor remembers in which cluster
+    each row was, and adds up only those that have moved: the sums are exact, so they are the same as if added up anew.
 
     Args:
         loader: file name -> rows, float32 and finite.
         files: at least one name.
-        num_threads: of the search, at least 1.
-        gpu: search on the GPU where faiss sees one.
+        num_threads: that work on the rows, at least 1.
+        memory_bytes: of rows that are kept in memory; all others lie in a scratch file and are read in every pass.
+        device: "cpu", or "cuda": the rows are copied to the GPU's memory and stay there.
     """
 
-    def __init__(self, loader: Loader, files: Sequence[str], num_threads: int, gpu: bool) -> None:
-        faiss.omp_set_num_threads(num_threads)
-        self._loader, self._files = loader, list(files)
-        self._gpu = gpu and faiss.get_num_gpus() > 0
-        self._rows: list[Float32[np.ndarray, "n C"]] = []
+    def __init__(
+        self, loader: Loader, files: Sequence[str], num_threads: int, memory_bytes: int, device: str = "cpu"
+    ) -> None:
+        threadpoolctl.threadpool_limits(1, "blas")  # the threads share out groups of rows
+        self._loader, self._files, self._memory_left, self._device = loader, list(files), memory_bytes, device
+        self._pool = ThreadPoolExecutor(num_threads)
+        self._rows: list[Float32[np.ndarray, "_ C"]] = []
+        self._groups: list[Group] = []
         self._exponent: int | None = None
+        self._fit: int | None = None
+        self._totals = ClusterSums.zeros(0, 0, 0)
 
     def describe(self) -> list[tuple[int, int, float]]:
         """Return (rows, dimensions, largest absolute entry) of each file."""
@@ -43,32 +56,70 @@ class FeatureRows:
         """Return the rows of these numbers within each file."""
         return [rows[chosen] for rows, chosen in zip(self._on_grid(exponent), numbers, strict=True)]
 
-    def start(self, sample: Float32[np.ndarray, "n C"], k: int, draws: list) -> list[Float32[np.ndarray, "k C"]]:
-        """Return one k-means++ start for each row of draws."""
-        return [plus_plus(sample, k, row) for row in draws]
+    def start(self, rows: Float32[np.ndarray, "n C"], draws: list[np.ndarray]) -> list[Float32[np.ndarray, "k C"]]:
+        """Return one k-means++ start, from a sample's rows, for each set of draws."""
+        sample = Sample(rows)
+        return list(self._pool.map(sample.plus_plus, draws))
 
-    def step(self, exponent: int, centroids: Float32[np.ndarray, "R k C"]) -> ClusterSums:
-        """Return sums and sizes of the clusters over this actor's rows."""
-        files = self._on_grid(exponent)
-        total = assign_and_sum(files[0], centroids, gpu=self._gpu)
-        for rows in files[1:]:
-            total += assign_and_sum(rows, centroids, gpu=self._gpu)
-        return total
+    def step(
+        self, exponent: int, fit: int, restarts: Integer[np.ndarray, " R"], centroids: Float32[np.ndarray, "R k C"]
+    ) -> ClusterSums:
+        """Return sums and sizes of the clusters over this actor's rows.
 
-    def assign(self, exponent: int, centroids: Float32[np.ndarray, "k C"]) -> list[Int64[np.ndarray, " n"]]:
-        """Return the nearest centroid of every row, file by file."""
-        return [nearest_centroids(rows, centroids, gpu=self._gpu) for rows in self._on_grid(exponent)]
+        Args:
+            exponent: of `grid_exponent`.
+            fit: number of the clustering that this pass belongs to.
+            restarts: numbers of the restarts that go on.
+            centroids: of these.
+        """
+        self._on_grid(exponent)
+        if fit != self._fit:
+            self._fit, self._totals = fit, ClusterSums.zeros(0, *centroids.shape[1:])
+            for group in self._groups:
+                group.forget()
+        self._totals.grow(1 + int(restarts.max()))
+        adding = threading.Lock()
 
-    def _load(self) -> list[Float32[np.ndarray, "n C"]]:
+        def work(group: Group) -> None:
+            for number, moved in zip(restarts.tolist(), group.move(restarts, centroids), strict=True):
+                with adding:
+                    self._totals.sums[number] += moved.sums
+                    self._totals.sizes[number] += moved.sizes
+
+        for _ in self._pool.map(work, self._groups):
+            pass
+        return ClusterSums(self._totals.sums[restarts], self._totals.sizes[restarts])
+
+    def _load(self) -> list[Float32[np.ndarray, "_ C"]]:
         if not self._rows:
-            self._rows = [self._loader(name) for name in self._files]
+            self._rows = [self._keep(self._loader(name)) for name in self._files]
         return self._rows
 
-    def _on_grid(self, exponent: int) -> list[Float32[np.ndarray, "n C"]]:
+    def _keep(self, rows: Float32[np.ndarray, "n C"]) -> Float32[np.ndarray, "n C"]:
+        """Return the rows as they are, or where memory ends mapped from a file that has no name."""
+        if rows.nbytes <= self._memory_left:
+            self._memory_left -= rows.nbytes
+            return rows
+        with tempfile.TemporaryFile() as scratch:  # the mapping keeps it until the actor ends
+            scratch.write(rows.data)
+            scratch.flush()
+            return np.memmap(scratch, np.float32, "r+", shape=rows.shape)
+
+    def _on_grid(self, exponent: int) -> list[Float32[np.ndarray, "_ C"]]:
         if self._exponent != exponent:
             assert self._exponent is None, "one actor serves one clustering"
-            rows = self._load()
-            for number, file_rows in enumerate(rows):
-                rows[number] = round_to_grid(file_rows, exponent)
+            for rows in self._load():
+                round_to_grid(rows, exponent)
             self._exponent = exponent
+            make = Group if self._device == "cpu" else lambda pieces: DeviceGroup(pieces, self._device)
+            self._groups = [make(pieces) for pieces in _grouped(self._rows, _GROUP_ROWS[self._device])]
         return self._rows
+
+
+def _grouped(files: list[Float32[np.ndarray, "_ C"]], most: int) -> Iterator[list[Float32[np.ndarray, "_ C"]]]:
+    """Yield neighbours together, at most `most` rows, large files cut after whole tiles."""
+    pieces = [rows[start : start + most] for rows in files for start in range(0, len(rows), most)]
+    ends = itertools.accumulate(len(piece) for piece in pieces)
+    numbered = zip(pieces, ends, strict=True)
+    for _, group in itertools.groupby(numbered, key=lambda pair: (pair[1] - 1) // most):
+        yield [piece for piece, _ in group]

@@ -202,6 +202,8 @@ class Clustering:
     """Lloyd iterations at most."""
     tolerance: float = 0.0
     """Stop when the objective falls by less than this share; 0 = run all iterations."""
+    drop_hopeless: bool = False
+    """End restarts that could not win any more even if they went on falling as fast as in their last iteration."""
     crop_px: int = 224
     """Centre crop taken from the image resized to `Recipe.shorter_side_px`."""
 

@@ -93,8 +93,8 @@ def run_distance_matching(
     Raises:
         UserError: the data, the weights or the storage don't allow it.
     """
-    semi, split = run.data.split("train-semi"), run.data.split(shown)
-    if not semi.has_masks:
+    run.data.split(shown)
+    if not run.data.split("train-semi").has_masks:
         raise UserError(f"{run.data.location.uri}: train-semi has no masks, which are the references here")
     features = Features(
         architecture=run.recipe.backbone.architecture(),
@@ -102,7 +102,17 @@ def run_distance_matching(
         shorter_side_px=run.recipe.shorter_side_px,
     )
     features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
-    run.claim()
+    with run.claimed() as claimed:
+        result = _match_distance(claimed, weights, features, shown, protocol)
+        result["weights"] = {"uri": weights.location.uri, "trained_by": known}
+        claimed.folder.write_json(RESULT, result)
+        return result
+
+
+def _match_distance(
+    run: Run, weights: WeightsFile, features: Features, shown: str, protocol: Protocol
+) -> dict[str, Any]:
+    semi, split = run.data.split("train-semi"), run.data.split(shown)
     inputs = {"weights": weights.sha256(), "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
 
     def find_references(folder: Location, digest: str) -> dict[str, Any]:
@@ -124,7 +134,6 @@ def run_distance_matching(
     predicted = run.stage(f"predictions-{shown}", {"references": references.inputs, "split": shown}, predict)
     result: dict[str, Any] = {
         "protocol": protocol.value,
-        "weights": {"uri": weights.location.uri, "trained_by": known},
         "recipe": run.recipe.recipe_name,
         "settings": settings(run.recipe),
         "data": {"uri": run.data.location.uri, "digest": run.data.digest, "split": shown},
@@ -142,7 +151,6 @@ def run_distance_matching(
 
         evaluated = run.stage("evaluation", {"predictions": predicted.inputs}, evaluate)
         result["metrics"] = {"distance_matching": (evaluated.folder / METRICS).read_json()["scores"]}
-    run.folder.write_json(RESULT, result)
     return result
 
 

@@ -40,11 +40,11 @@ def run_pass(run: Run, until: Stage | None = None, protocol: Protocol = Protocol
     """
     check_split(protocol, run.recipe.pretrain.split, run.data)
     _check_size(run)
-    run.claim()
-    for stage in _stages(run):
-        if stage is until:
-            break
-    return write_report(run)
+    with run.claimed() as claimed:
+        for stage in _stages(claimed):
+            if stage is until:
+                break
+        return write_report(claimed)
 
 
 def _stages(run: Run) -> Iterator[Stage]:

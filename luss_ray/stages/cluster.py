@@ -1,21 +1,24 @@
 """Step 2.2, clusters: k-means over the features of all training images, and the images nearest to each centroid."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 import safetensors.numpy
+from jaxtyping import Float32, Int64
 
 from luss_ray.clustering.actors import DistributedKMeans
 from luss_ray.clustering.assign import NUM_NEAREST, ClusterPart, assign_file
 from luss_ray.clustering.features import FeatureFiles
 from luss_ray.core.progress import StageProgress
-from luss_ray.metrics.neighbours import clustering_accuracy
+from luss_ray.metrics.neighbours import clustering_accuracy, normalised_mutual_information
 from luss_ray.stages.extract import feature_file
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
 
 CENTROIDS, CLUSTERS = "centroids.safetensors", "clusters.json"
+MARGIN_QUANTILES = (0.1, 0.5, 0.9)
 
 
 def cluster(run: Run, prefix: str, features: Finished) -> Finished:
@@ -25,7 +28,7 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
     settings = run.recipe.clustering
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
-        loader = FeatureFiles(features.folder)
+        loader = FeatureFiles(features.folder, features.inputs)
         with (
             StageProgress(f"{prefix}cluster", settings.num_iterations + 1, "iterations") as progress,
             DistributedKMeans(
@@ -41,16 +44,18 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
                 iterations=settings.num_iterations,
                 seed=run.recipe.seed,
                 tolerance=settings.tolerance,
+                drop_hopeless=settings.drop_hopeless,
                 callback=lambda iteration, inertia: progress.update(iteration + 1, inertia=min(inertia)),
             )
         folder.write(CENTROIDS, safetensors.numpy.save({"centroids": found.centroids}))
-        sizes, nearest, clusters = _members(loader, files, found.centroids)
-        folder.write_json(CLUSTERS, {"sizes": sizes, "nearest": nearest})
+        members = find_members(loader, files, found.centroids)
+        folder.write_json(CLUSTERS, members.to_json() | {"history": found.history, "dropped_at": found.dropped_at})
         about = {"images": found.num_rows, "inertia": found.inertia, "restart": found.restart}
-        known = (split.class_ids > 0) & (clusters >= 0)
+        known = (split.class_ids > 0) & (members.clusters >= 0)
         if known.any():
-            accuracy = clustering_accuracy(clusters[known], split.class_ids[known])
-            about["image_accuracy"] = round(accuracy, 2)
+            clusters, classes = members.clusters[known], split.class_ids[known]
+            about["image_accuracy"] = round(clustering_accuracy(clusters, classes), 2)
+            about["nmi"] = round(normalised_mutual_information(clusters, classes), 4)
         return about
 
     inputs = {"features": features.inputs, "clustering": settings, "num_clusters": run.num_clusters}
@@ -62,14 +67,45 @@ def read_centroids(clusters: Finished) -> np.ndarray:
     return safetensors.numpy.load((clusters.folder / CENTROIDS).read())["centroids"]
 
 
-def _members(
-    loader: FeatureFiles, files: list[str], centroids: np.ndarray
-) -> tuple[list[int], list[list[int]], np.ndarray]:
-    """Return each cluster's size, the rows of the images nearest to it, and every image's cluster."""
+@dataclass(frozen=True)
+class Members:
+    """All training images among N clusters."""
+
+    sizes: Int64[np.ndarray, " N"]
+    """Images of each cluster."""
+    nearest: list[list[int]]
+    """Rows of the images nearest to each centroid, the nearest first."""
+    clusters: Int64[np.ndarray, " n"]
+    """Cluster of each image, from 0; -1 where it couldn't be used."""
+    margins: Float32[np.ndarray, " n"]
+    """How far ahead the nearest centroid is of the second, in cosine; NaN where the image couldn't be used."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what people look at: sizes, nearest, and quantiles of the margins, of all and of each cluster."""
+        used = self.clusters >= 0
+        by_cluster = [self.margins[self.clusters == number] for number in range(len(self.sizes))]
+        return {
+            "sizes": self.sizes.tolist(),
+            "nearest": self.nearest,
+            "margins": _quantiles(self.margins[used]),
+            "margins_by_cluster": [_quantiles(margins) for margins in by_cluster],
+        }
+
+
+def _quantiles(values: Float32[np.ndarray, " n"]) -> list[float | None]:
+    """Return those of `MARGIN_QUANTILES`, None of no values."""
+    if not len(values):
+        return [None] * len(MARGIN_QUANTILES)
+    return np.quantile(values.astype(np.float64), MARGIN_QUANTILES).round(6).tolist()
+
+
+def find_members(loader: FeatureFiles, files: list[str], centroids: Float32[np.ndarray, "N C"]) -> Members:
+    """Return how all training images fall to the clusters, one Ray task a feature file."""
     task, shared = ray.remote(assign_file), ray.put(centroids)
     sizes = np.zeros(len(centroids), np.int64)
     best: list[list[tuple[float, int]]] = [[] for _ in centroids]
     clusters: list[np.ndarray] = []
+    margins: list[np.ndarray] = []
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
         part: ClusterPart = ray.get(answer)
@@ -78,5 +114,7 @@ def _members(
             merged = best[number] + [(similarity, first + place) for similarity, place in found]
             best[number] = sorted(merged, key=lambda pair: (-pair[0], pair[1]))[:NUM_NEAREST]
         clusters.append(part.clusters)
+        margins.append(part.margins)
         first += len(part.clusters)
-    return sizes.tolist(), [[row for _, row in found] for found in best], np.concatenate(clusters)
+    nearest = [[row for _, row in found] for found in best]
+    return Members(sizes, nearest, np.concatenate(clusters), np.concatenate(margins))

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import safetensors.torch
 import torch
 
+from luss_ray.clustering.features import feature_table
 from luss_ray.config.recipe import Recipe
 from luss_ray.data.crops import centre_crop
 from luss_ray.metrics.threshold import AttentionHistogram
@@ -41,6 +41,8 @@ class ExtractWork:
     recipe: Recipe
     weights: Location
     folder: Location
+    inputs: str
+    """Digest of everything the features follow from."""
 
     def load(self, device: torch.device) -> PixelAttentionModel:
         """Return the network of step 2."""
@@ -62,12 +64,11 @@ class ExtractWork:
             features[places] = describe(pixels, attention).cpu().numpy()
             valid[places] = True
             histogram.update(attention.mean(dim=1).cpu().numpy())
-        table = pa.table(
-            {
-                "key": pa.array([self.split.key(row) for row in rows], pa.string()),
-                "valid": pa.array(valid),
-                "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1]),
-            },
+        table = feature_table(
+            [self.split.key(row) for row in rows],
+            features,
+            valid,
+            inputs=self.inputs,
             metadata={HISTOGRAM: histogram.counts.tobytes()},
         )
         self.folder.create_table(feature_file(self.split, shard), table)
@@ -82,16 +83,20 @@ def extract(run: Run, prefix: str, attention: Finished) -> Finished:
         there = set(folder.list("train", suffix=".parquet"))
         todo = [n for n in range(len(split.shards)) if feature_file(split, n) not in there]
         extraction = ExtractWork(
-            split=split, recipe=run.recipe, weights=attention.folder / "weights.safetensors", folder=folder
+            split=split,
+            recipe=run.recipe,
+            weights=attention.folder / "weights.safetensors",
+            folder=folder,
+            inputs=inputs,
         )
         bad = run_over_shards(
             extraction, todo, f"{prefix}features", run.resources, max_bad_samples=run.limits.max_bad_samples
         )
         return {"images": len(split), "quarantined": bad}
 
-    inputs = {
+    follows_from = {
         "attention": attention.inputs,
         "shorter_side_px": run.recipe.shorter_side_px,
         "crop_px": run.recipe.clustering.crop_px,
     }
-    return run.stage(f"{prefix}features", inputs, work)
+    return run.stage(f"{prefix}features", follows_from, work)

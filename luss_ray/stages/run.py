@@ -1,15 +1,17 @@
 """A run's folder: what it was asked to do, which stages are finished, and how each is resumed or skipped."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luss_ray.config.recipe import Recipe, digest, recipe_from, settings
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import done_line
 from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.lease import Lease, lease
 from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location, json_bytes
 from luss_ray.train.cluster import Resources
@@ -39,6 +41,8 @@ class Run:
     connect: Callable[[], Resources]
     """Joins the cluster and says what the run takes of it; called once a stage has something to do."""
     limits: Limits
+    lease: Lease | None = None
+    """What keeps other jobs out; see `claimed`."""
 
     @functools.cached_property
     def resources(self) -> Resources:
@@ -65,13 +69,21 @@ class Run:
         """Whether there are masks to match and score with."""
         return "validation" in self.data.splits and self.data.split("validation").has_masks
 
-    def claim(self) -> None:
-        """Write down what this run is, or check that it is the same run.
+    @contextlib.contextmanager
+    def claimed(self) -> "Iterator[Run]":
+        """Return a context with this run as one that no other job writes; its folder says what it is from now on.
 
         Raises:
-            UserError: the name was used with other settings or data, or the storage can't be written.
+            UserError: another job writes it, the name was used with other settings or data, or the storage can't be
+                written.
         """
         self.folder.check_writable()
+        with lease(self.folder) as held:
+            self._sign()
+            yield replace(self, lease=held)
+
+    def _sign(self) -> None:
+        """Write down what this run is, or check that it is the same run."""
         mine = {"settings": settings(self.recipe), "data": self.data.digest}
         self.folder.create(RUN, json_bytes(mine | {"data_uri": self.data.location.uri}))
         theirs = {name: value for name, value in self.folder.read_json(RUN).items() if name in mine}
@@ -110,14 +122,20 @@ class Run:
         folder.write_json(BEGUN, {"inputs": wanted})
         be_patient()
         _ = self.resources  # joins the cluster before the clock starts
+        self._check_lease()
         started = time.monotonic()
         about = work(folder, wanted)
+        self._check_lease()
         seconds = time.monotonic() - started
         about |= {"inputs": wanted, "seconds": round(seconds, 2)}
         about["images_per_s"] = round(about.get("images", 0) / seconds, 2)
         folder.write_json(STAGE, about)
         done_line(label or name, seconds, f"{about['images_per_s']:.0f} images/s" if about.get("images") else "")
         return Finished(folder=folder, inputs=wanted, about=about)
+
+    def _check_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
 
 
 @dataclass(frozen=True, kw_only=True)

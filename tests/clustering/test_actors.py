@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from luss_ray.clustering.actors import DistributedKMeans, KMeansResult
-from luss_ray.clustering.features import FeatureFiles
+from luss_ray.clustering.features import FeatureFiles, feature_table
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.neighbours import clustering_accuracy
 from luss_ray.storage.uri import Location
@@ -32,13 +32,17 @@ def loader(tmp_path_factory: pytest.TempPathFactory, labels: np.ndarray) -> Feat
     centres = rng.normal(size=(NUM_CLUSTERS, DIMS))
     rows = (centres[labels] + rng.normal(0, 0.45, (len(labels), DIMS))).astype(np.float16)
     for name, part in zip(FILES, np.split(rows, np.cumsum(FILE_ROWS)[:-1]), strict=True):
-        features = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), DIMS)
-        location.create_table(name, pa.table({"key": [f"{n}" for n in range(len(part))], "feature": features}))
+        write(location, name, part)
     return FeatureFiles(location)
 
 
-def fit(loader: FeatureFiles, num_actors: int, disturb=None, **options) -> KMeansResult:
-    with DistributedKMeans(loader, FILES, num_actors=num_actors, num_cpus=0.5) as clustering:
+def write(location: Location, name: str, rows: np.ndarray) -> None:
+    keys = [f"{number}" for number in range(len(rows))]
+    location.create_table(name, feature_table(keys, rows, np.ones(len(rows), bool), inputs="", metadata={}))
+
+
+def fit(loader: FeatureFiles, num_actors: int, disturb=None, *, memory_bytes=None, **options) -> KMeansResult:
+    with DistributedKMeans(loader, FILES, num_actors=num_actors, num_cpus=0.5, memory_bytes=memory_bytes) as clustering:
 
         def callback(iteration: int, inertias: list[float]) -> None:
             if disturb is not None:
@@ -66,6 +70,22 @@ def test_any_number_of_actors_gives_the_same_bits(
     assert_same(fit(loader, num_actors), reference)
 
 
+def test_rows_on_disk_give_the_same_bits(reference: KMeansResult, loader: FeatureFiles) -> None:
+    assert_same(fit(loader, 2, memory_bytes=5000), reference)
+
+
+def test_hopeless_restarts_are_dropped_and_named(reference: KMeansResult, loader: FeatureFiles) -> None:
+    found = fit(loader, 2, drop_hopeless=True)
+    np.testing.assert_array_equal(found.centroids, reference.centroids)
+    assert any(at is not None for at in found.dropped_at) and found.dropped_at[found.restart] is None
+    assert reference.dropped_at == [None] * 10
+    for restart, at in enumerate(found.dropped_at):
+        if at is not None:
+            history = [row[restart] for row in found.history]
+            assert history[at:] == [history[at]] * (len(history) - at)
+            assert history[at] - (8 - at) * (history[at - 1] - history[at]) > min(found.history[at])
+
+
 def test_killed_actors_leave_no_trace(reference: KMeansResult, loader: FeatureFiles) -> None:
     pids = []
 
@@ -81,13 +101,10 @@ def test_killed_actors_leave_no_trace(reference: KMeansResult, loader: FeatureFi
     assert len(set(pids)) == 2, "the first actor was restarted"
 
 
-def test_clusters_are_found_and_assigned(reference: KMeansResult, loader: FeatureFiles, labels: np.ndarray) -> None:
-    with DistributedKMeans(loader, FILES, num_actors=2, num_cpus=0.5) as clustering:
-        assigned = clustering.assign(reference.centroids)
-    assert [len(part) for part in assigned] == list(FILE_ROWS)
-    assert clustering_accuracy(np.concatenate(assigned), labels) > 90
+def test_clusters_are_found(reference: KMeansResult, loader: FeatureFiles, labels: np.ndarray) -> None:
     rows = np.concatenate([loader(name) for name in FILES]).astype(np.float64)
     distances = ((rows[:, None] - reference.centroids) ** 2).sum(axis=2)
+    assert clustering_accuracy(distances.argmin(axis=1), labels) > 90
     assert reference.inertia == pytest.approx(distances.min(axis=1).sum(), rel=1e-6)
     true_inertia = sum(len(own) * own.var(axis=0).sum() for own in (rows[labels == k] for k in range(NUM_CLUSTERS)))
     assert reference.inertia <= true_inertia, "no worse than the clusters that the rows were drawn from"
@@ -120,9 +137,7 @@ def test_seed_and_tolerance(reference: KMeansResult, loader: FeatureFiles) -> No
 
 
 def test_files_that_do_not_fit_together_are_named(ray_cluster: None, loader: FeatureFiles) -> None:
-    loader.location.create_table(
-        "wide.parquet", pa.table({"feature": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(9, np.float32)), 9)})
-    )
+    write(loader.location, "wide.parquet", np.ones((1, 9), np.float32))
     with (
         pytest.raises(UserError, match=r"wide\.parquet has another feature dimension"),
         DistributedKMeans(loader, [FILES[0], "wide.parquet"], num_cpus=0.5),
@@ -139,4 +154,4 @@ def test_an_actors_user_error_stays_one_line(ray_cluster: None, loader: FeatureF
     with pytest.raises(UserError) as caught, DistributedKMeans(loader, ["bare.parquet"], num_cpus=0.5):
         pass
     assert type(caught.value) is UserError and "\n" not in str(caught.value)
-    assert "bare.parquet has no column" in str(caught.value)
+    assert "bare.parquet is no feature file" in str(caught.value)

@@ -2,36 +2,86 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import sklearn.metrics
+from jaxtyping import Float
 
-from luss_ray.clustering.features import FeatureFiles
+from luss_ray.clustering.assign import assign_file
+from luss_ray.clustering.features import FeatureFiles, feature_table
 from luss_ray.core.errors import UserError
 from luss_ray.storage.uri import Location
 
 
-def write(folder: Path, name: str, rows: np.ndarray, column: str = "feature") -> None:
-    features = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-    keys = pa.array([f"{name}/{number}" for number in range(len(rows))])
-    Location.parse(str(folder)).create_table(name, pa.table({"key": keys, column: features}))
+def write(folder: Path, name: str, rows: Float[np.ndarray, "n C"], valid: np.ndarray | None = None) -> None:
+    keys = [f"{name}/{number}" for number in range(len(rows))]
+    valid = np.ones(len(rows), bool) if valid is None else valid
+    table = feature_table(keys, rows, valid, inputs="these weights", metadata={b"more": b"things"})
+    Location.parse(folder).create_table(name, table)
+
+
+def loader(folder: Path) -> FeatureFiles:
+    return FeatureFiles(Location.parse(folder), "these weights")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("num_rows", [0, 1, 50])
 def test_rows_come_back_in_order(tmp_path: Path, dtype: type, num_rows: int) -> None:
     rows = np.random.default_rng(0).normal(size=(num_rows, 6)).astype(dtype)
-    write(tmp_path, "a.parquet", rows)
-    loaded = FeatureFiles(Location.parse(str(tmp_path)), normalise=False)("a.parquet")
+    valid = np.arange(num_rows) % 7 != 3
+    write(tmp_path, "a.parquet", rows, valid)
+    loaded = loader(tmp_path)("a.parquet")
     assert loaded.dtype == np.float32 and loaded.flags.c_contiguous
-    np.testing.assert_array_equal(loaded, rows.astype(np.float32))
-    unit = FeatureFiles(Location.parse(str(tmp_path)))("a.parquet")
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
+    wide = rows[valid].astype(np.float64)
+    np.testing.assert_allclose(loaded, wide / np.linalg.norm(wide, axis=1, keepdims=True), rtol=1e-6)
+    table = loader(tmp_path).location.read_table("a.parquet")
+    assert table["key"].to_pylist() == [f"a.parquet/{number}" for number in range(num_rows)]
+    assert table.schema.metadata[b"more"] == b"things"
 
 
 def test_bad_files_are_user_errors_that_name_them(tmp_path: Path) -> None:
-    load = FeatureFiles(Location.parse(str(tmp_path)))
+    load, rows = loader(tmp_path), np.ones((2, 3), np.float32)
     write(tmp_path, "nan.parquet", np.full((2, 3), np.nan, np.float32))
-    write(tmp_path, "other.parquet", np.ones((2, 3), np.float32), column="embedding")
-    load.location.create_table("list.parquet", pa.table({"feature": [[1.0, 2.0], [3.0]]}))
-    for name, reason in (("nan", "finite"), ("other", "no column 'feature'"), ("list", "fixed-size list")):
+    load.location.create_table("keys.parquet", pa.table({"key": ["a"]}))
+    load.location.create_table("list.parquet", pa.table({"valid": [True, True], "feature": [[1.0, 2.0], [3.0]]}))
+    write(tmp_path, "changed.parquet", rows)
+    table = load.location.read_table("changed.parquet")
+    other = pa.FixedSizeListArray.from_arrays(pa.array(2 * rows.ravel()), 3)
+    pq.write_table(table.set_column(2, "feature", other), tmp_path / "changed.parquet")
+    write(tmp_path, "torn.parquet", rows)
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes(torn.read_bytes()[:100])
+    reasons = {
+        "nan": "aren't finite",
+        "keys": "no feature file",
+        "list": "fixed-size list",
+        "changed": "was changed after it was written",
+        "torn": "not a readable Parquet file",
+        "gone": "is missing",
+    }
+    for name, reason in reasons.items():
         with pytest.raises(UserError, match=rf"{name}\.parquet.*{reason}"):
             load(f"{name}.parquet")
+    write(tmp_path, "other.parquet", rows)
+    with pytest.raises(UserError, match=r"other\.parquet holds features of other weights"):
+        FeatureFiles(load.location, "those weights")("other.parquet")
+    assert FeatureFiles(load.location)("other.parquet").shape == (2, 3)
+
+
+def test_images_fall_to_the_centroid_of_largest_cosine(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, centroids = rng.normal(size=(60, 6)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
+    valid = np.arange(60) != 3
+    write(tmp_path, "a.parquet", rows, valid)
+    part = assign_file(loader(tmp_path), "a.parquet", centroids)
+    cosines = sklearn.metrics.pairwise.cosine_similarity(rows, centroids)
+    expected = cosines.argmax(axis=1)
+    np.testing.assert_array_equal(part.clusters[valid], expected[valid])
+    assert part.clusters[3] == -1 and np.isnan(part.margins[3])
+    np.testing.assert_array_equal(part.sizes, np.bincount(expected[valid], minlength=5))
+    ahead = np.sort(cosines, axis=1)
+    np.testing.assert_allclose(part.margins[valid], (ahead[:, -1] - ahead[:, -2])[valid], atol=1e-6)
+    for number, nearest in enumerate(part.nearest):
+        members = np.flatnonzero((expected == number) & valid)
+        best = members[np.argsort(-cosines[members, number])][:8]
+        assert [place for _, place in nearest] == best.tolist()

@@ -1,18 +1,21 @@
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
+import sklearn.cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luss_ray.clustering.groups import DeviceGroup, Group
 from luss_ray.clustering.kmeans import (
-    assign_and_sum,
+    ClusterSums,
+    Sample,
     grid_exponent,
     inertias,
     move_centroids,
     nearest_centroids,
     normalise_rows,
-    plus_plus,
     round_to_grid,
 )
 from luss_ray.core.errors import UserError
@@ -20,7 +23,14 @@ from luss_ray.core.errors import UserError
 
 def on_grid(seed: int, n: int = 500, dims: int = 8) -> np.ndarray:
     rows = normalise_rows(np.random.default_rng(seed).normal(size=(n, dims)).astype(np.float32))
-    return round_to_grid(rows, grid_exponent(n, 1.0))
+    round_to_grid(rows, grid_exponent(n, 1.0))
+    return rows
+
+
+def assign_and_sum(rows: np.ndarray, centroids: np.ndarray) -> ClusterSums:
+    """One pass over rows that were in no cluster."""
+    moved = list(Group([rows]).move(np.arange(len(centroids)), centroids))
+    return ClusterSums(np.stack([part.sums for part in moved]), np.stack([part.sizes for part in moved]))
 
 
 def test_normalisation_equals_the_published_one(golden: Path) -> None:
@@ -36,7 +46,8 @@ def test_normalisation_equals_the_published_one(golden: Path) -> None:
 def test_sums_on_the_grid_are_the_same_in_any_order(seed: int, n: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     rows = (rng.normal(size=(n, 3)) * scale).astype(np.float32)
-    rounded = round_to_grid(rows, grid_exponent(n, float(np.abs(rows).max())))
+    rounded = rows.copy()
+    round_to_grid(rounded, grid_exponent(n, float(np.abs(rows).max())))
     np.testing.assert_allclose(rounded, rows, rtol=0, atol=scale * n * 1e-14)
     wide = rounded.astype(np.float64)
     parts = np.array_split(wide[rng.permutation(n)], 3)
@@ -45,17 +56,44 @@ def test_sums_on_the_grid_are_the_same_in_any_order(seed: int, n: int, scale: fl
 
 def test_grid_keeps_float16_and_large_entries_whole() -> None:
     rows = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(round_to_grid(rows, grid_exponent(1_300_000, 8.0)), rows)
+    rounded = rows.copy()
+    round_to_grid(rounded, grid_exponent(1_300_000, 8.0))
+    np.testing.assert_array_equal(rounded, rows)
 
 
-def test_nearest_is_the_nearest_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, centroids = on_grid(0), on_grid(1, 7)
-    whole = nearest_centroids(rows, centroids)
-    distances = ((rows[:, None].astype(float) - centroids) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(whole, distances.argmin(axis=1))
-    monkeypatch.setattr("luss_ray.clustering.kmeans.ROWS_AT_ONCE", 64)
-    np.testing.assert_array_equal(nearest_centroids(rows, centroids), whole)
-    assert nearest_centroids(rows[:0], centroids).shape == (0,)
+@pytest.mark.parametrize("tile_rows, tile_columns", [(2048, 4096), (64, 14), (7, 1)])
+def test_nearest_is_the_nearest_across_tiles(
+    tile_rows: int, tile_columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luss_ray.clustering.kmeans.TILE_ROWS", tile_rows)
+    monkeypatch.setattr("luss_ray.clustering.kmeans.TILE_COLUMNS", tile_columns)
+    rows, centroids = on_grid(0), np.stack([on_grid(seed, 7) for seed in (1, 2, 3)])
+    distances = ((rows[None, :, None].astype(float) - centroids[:, None]) ** 2).sum(axis=3)
+    np.testing.assert_array_equal(nearest_centroids(rows, centroids), distances.argmin(axis=2))
+    _, found = faiss.knn(rows, centroids[1], 1)
+    np.testing.assert_array_equal(nearest_centroids(rows, centroids)[1], found[:, 0])
+    assert nearest_centroids(rows[:0], centroids).shape == (3, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 1000), st.sampled_from([Group, DeviceGroup])
+)
+def test_rows_that_move_add_up_to_the_sums_of_all(sizes: list[int], seed: int, on_device: bool) -> None:
+    """Pass after pass only changes are added, bit by bit the same as adding all rows; on a device of torch too."""
+    rows = on_grid(seed, sum(sizes))
+    pieces = np.split(rows, np.cumsum(sizes)[:-1])
+    group = DeviceGroup(pieces, "cpu") if on_device else Group(pieces)
+    total = ClusterSums.zeros(3, 4, 8)
+    for number, restarts in enumerate(([0, 1, 2], [0, 2], [2])):
+        chosen = np.array(restarts)
+        centroids = np.stack([on_grid(100 * seed + 10 * number + r, 4) for r in restarts])
+        for restart, moved in zip(restarts, group.move(chosen, centroids), strict=True):
+            total.sums[restart] += moved.sums
+            total.sizes[restart] += moved.sizes
+        anew = assign_and_sum(rows, centroids)
+        np.testing.assert_array_equal(total.sums[chosen], anew.sums)
+        np.testing.assert_array_equal(total.sizes[chosen], anew.sizes)
 
 
 def test_sums_sizes_and_inertia_of_several_restarts() -> None:
@@ -104,18 +142,34 @@ def test_empty_clusters_split_the_largest() -> None:
     np.testing.assert_array_equal(moved, again)
 
 
-def test_start_draws_rows_far_apart() -> None:
+@pytest.mark.parametrize("products_at_once", [16_384, 10])
+def test_start_draws_rows_far_apart(products_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luss_ray.clustering.kmeans._MOST_SAMPLED", products_at_once)
     centres = 10 * np.eye(6, dtype=np.float32)
     rows = np.repeat(centres, 50, axis=0) + np.random.default_rng(0).normal(0, 0.01, (300, 6)).astype(np.float32)
     for seed in range(5):
-        start = plus_plus(rows, 6, np.random.default_rng(seed).random(6))
-        assert sorted(nearest_centroids(start, centres)) == [0, 1, 2, 3, 4, 5]
+        start = Sample(rows).plus_plus(np.random.default_rng(seed).random((6, 3)))
+        assert sorted(nearest_centroids(start, centres[None])[0]) == [0, 1, 2, 3, 4, 5]
         assert all((rows == row).all(axis=1).any() for row in start)
 
 
+def test_starts_are_no_worse_than_those_of_scikit_learn() -> None:
+    rows = normalise_rows(np.random.default_rng(0).standard_normal((2000, 16), np.float32))
+
+    def inertia(start: np.ndarray) -> float:
+        return float(((rows[:, None] - start) ** 2).sum(axis=2).min(axis=1).sum())
+
+    draws = np.random.default_rng(1).random((20, 40, 5))
+    ours = [inertia(Sample(rows).plus_plus(part)) for part in draws]
+    theirs = [inertia(sklearn.cluster.kmeans_plusplus(rows, 40, random_state=seed)[0]) for seed in range(20)]
+    assert np.mean(ours) < np.mean(theirs) + np.std(theirs)
+    random_rows = [inertia(rows[np.random.default_rng(seed).choice(2000, 40, replace=False)]) for seed in range(20)]
+    assert np.mean(ours) < np.mean(random_rows) - np.std(random_rows)
+
+
 def test_start_with_fewer_distinct_rows_than_clusters() -> None:
-    rows = np.repeat(np.eye(2, dtype=np.float32), 5, axis=0)
-    start = plus_plus(rows, 4, np.array([0.0, 0.5, 0.99, 0.3]))
+    sample = Sample(np.repeat(np.eye(2, dtype=np.float32), 5, axis=0))
+    start = sample.plus_plus(np.array([[0.0], [0.5], [0.99], [0.3]]))
     assert len(np.unique(start, axis=0)) == 2
     with pytest.raises(UserError, match="as many images as clusters"):
-        plus_plus(rows, 11, np.zeros(11))
+        sample.plus_plus(np.zeros((11, 1)))

@@ -27,12 +27,16 @@ def run(shards, tmp_path) -> Run:
 
 
 def test_a_name_belongs_to_one_set_of_settings(run):
-    run.claim()
-    run.claim()
+    for _ in range(2):
+        with run.claimed():
+            pass
     pretrain = replace(run.recipe.pretrain, optimisation=Optimisation(epochs=3))
     other = replace(run, recipe=replace(run.recipe, pretrain=pretrain))
-    with pytest.raises(UserError, match=r"pretrain.optimisation.epochs = 200 there, 3 here.*--name") as refusal:
-        other.claim()
+    with (
+        pytest.raises(UserError, match=r"pretrain.optimisation.epochs = 200 there, 3 here.*--name") as refusal,
+        other.claimed(),
+    ):
+        pass
     assert "\n" not in str(refusal.value)
 
 
@@ -70,3 +74,18 @@ def test_results_of_other_inputs_are_thrown_away(run):
 def test_clusters_without_categories_must_be_asked_for(run, scenes, tmp_path):
     assert run.num_clusters == 4 and run.labelled and run.shown_split == "validation"
     assert replace(run, recipe=replace(run.recipe, num_categories=7)).num_clusters == 7
+
+
+def test_a_stage_that_lost_its_run_is_not_finished(run, monkeypatch):
+    """Another job, for which this one looked dead, has taken the run over while the stage worked."""
+    monkeypatch.setattr("luss_ray.storage.lease.BEAT_S", 0.05)
+
+    def work(folder, inputs):
+        theirs = run.folder.read_json("holder.json") | {"token": "other", "who": "somebody else"}
+        run.folder.write_json("holder.json", theirs)
+        claimed.lease._thread.join(30)
+        return {}
+
+    with run.claimed() as claimed, pytest.raises(UserError, match="was taken over by somebody else"):
+        claimed.stage("features", {}, work)
+    assert run.finished("features") is None
