@@ -11,12 +11,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress
 from luss_ray.storage.uri import Location
+from luss_ray.train.assignment import Assignment
 from luss_ray.train.cluster import Resources
 from luss_ray.train.ledger import write_order
 from luss_ray.train.limits import Limits
-from luss_ray.train.loop import Assignment, train_worker
 from luss_ray.train.monitor import watch
 from luss_ray.train.task import Task
+from luss_ray.train.worker import train_worker
 
 
 def train(task: Task, folder: Location, *, settings: str, resources: Resources, limits: Limits) -> int:

@@ -1,9 +1,6 @@
-"""The one step loop: pretraining, pixel attention and fine-tuning all run through `train_worker`."""
+"""The one step loop: pretraining, pixel attention and fine-tuning all run through `Trainer`."""
 
-import functools
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +8,6 @@ from typing import Any
 
 import ray
 import ray.train
-import ray.train.torch
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -22,68 +18,28 @@ from luss_ray.core.errors import UserError
 from luss_ray.data.audit import Consumption
 from luss_ray.data.stream import Batch, StreamSpec, started, stream
 from luss_ray.optim.schedule import cosine_rate
-from luss_ray.storage.store import be_patient
-from luss_ray.storage.uri import Location
+from luss_ray.train.assignment import Assignment
 from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
 from luss_ray.train.figures import METRICS, Figures
-from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, STALLS, write_consumption, write_not_finite
-from luss_ray.train.limits import Limits
+from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.task import Task, Trainee, World
+from luss_ray.train.task import Trainee, World
 
 _ASK_EVERY_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a worker is told: sent to all of them, the same for all."""
-
-    task: Task
-    folder: Location
-    """Where the stage leaves weights, figures and checkpoints."""
-    settings: str
-    """Digest of everything that influences the result."""
-    num_loaders: int
-    """Ray Data actors that decode for one worker."""
-    loader_cpus: float
-    """Logical CPUs that each of them takes."""
-    num_threads: int
-    """Threads of the mathematics on a CPU worker."""
-    preemptible: bool
-    """Whether to ask Ray if nodes are about to be taken away."""
-    limits: Limits
-    """How much may go wrong."""
-    monitor: Any
-    """Handle of the Monitor actor."""
 
 
 class NotFiniteError(Exception):
     """The loss, before an update, or the weights, before they are saved, are not finite; on all ranks alike."""
 
 
-def train_worker(assignment: Assignment) -> None:
-    """Run a training stage in one worker of the group, from the newest checkpoint to its end."""
-    be_patient()
-    monitor = assignment.monitor
-    now: Any = ray.get(monitor.situation.remote())
-    if now.refusal:
-        return
-    try:
-        world = _join_world(assignment.num_threads)
-        refusal = ray.get(monitor.begin.remote()) if world.rank == 0 else None
-        if refusal:
-            raise UserError(refusal)
-        with StallGuard(
-            assignment.limits.stall_timeout_s, functools.partial(_leave_stacks, assignment, world)
-        ) as guard:
-            while not Trainer(assignment, world, guard).run():
-                pass  # it goes back to the newest checkpoint
-    except UserError as error:
-        ray.get(monitor.refuse.remote(str(error)))
-        raise
-    except Exception as error:
-        ray.get(monitor.fail.remote(f"{type(error).__name__}: {error}"))
-        raise
+@dataclass(frozen=True)
+class Wishes:
+    """What rank 0 wants all ranks to do after a step."""
+
+    checkpoint: bool = False
+    """Save the state."""
+    ask: bool = False
+    """Ask Ray whether a node is about to be taken away."""
 
 
 class Trainer:
@@ -158,7 +114,7 @@ class Trainer:
             num_threads=2,
         )
 
-    def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> "Wishes":
+    def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> Wishes:
         """One update of the weights from one global batch; return what rank 0 wants done after it.
 
         The losses are means over this rank's samples and gradients are averaged over ranks, so the loss is weighted by
@@ -191,7 +147,7 @@ class Trainer:
         self.figures.record(self.step, figures | {"lr": lr}, num_bad=len(self.quarantined))
         return wishes
 
-    def over_ranks(self, shares: dict[str, Tensor]) -> tuple[dict[str, float], "Wishes"]:
+    def over_ranks(self, shares: dict[str, Tensor]) -> tuple[dict[str, float], Wishes]:
         """Return the sums over all ranks of figures already weighted by each rank's share, and rank 0's wishes.
 
         These travel with the figures, so that all ranks do the same after the same step and nobody waits once more.
@@ -202,7 +158,7 @@ class Trainer:
         *total, checkpoint, ask = self.world.sum(torch.cat([values, flags])).tolist()
         return dict(zip(shares, total, strict=True)), Wishes(checkpoint=checkpoint > 0, ask=ask > 0)
 
-    def wishes(self) -> "Wishes":
+    def wishes(self) -> Wishes:
         """Return what is to be done by the clock."""
         now = time.monotonic()
         return Wishes(
@@ -210,7 +166,7 @@ class Trainer:
             ask=self.given.preemptible and now - self.asked > _ASK_EVERY_S,
         )
 
-    def fulfil(self, wishes: "Wishes") -> None:
+    def fulfil(self, wishes: Wishes) -> None:
         """Do what rank 0 wants done between two steps; on all ranks."""
         if wishes.checkpoint:
             self.save_checkpoint()
@@ -358,40 +314,9 @@ class Trainer:
             dist.barrier()
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What rank 0 wants all ranks to do after a step."""
-
-    checkpoint: bool = False
-    """Save the state."""
-    ask: bool = False
-    """Ask Ray whether a node is about to be taken away."""
-
-
-def _leave_stacks(assignment: Assignment, world: World, stacks: str) -> None:
-    """Tell that a worker hangs, and keep where."""
-    stalls = assignment.folder / STALLS
-    seconds = assignment.limits.stall_timeout_s
-    sys.stderr.write(stacks)
-    if world.rank == 0:
-        line = f"no step for {seconds:g} s; stacks of the workers in {stalls.uri}; they are started again"
-        assignment.monitor.note.remote(line)
-        assignment.monitor.fail.remote(line)
-    stalls.write(f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-rank-{world.rank}.txt", stacks.encode())
-
-
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself; where it is emulated float32 is faster."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def _join_world(num_threads: int) -> World:
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        torch.set_num_threads(num_threads)
-    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
