@@ -168,3 +168,13 @@ def test_words_for_numbers() -> None:
     assert [duration(s) for s in (None, 3.21, 59.7, 61, 3700, 400000)] == [
         "–", "3.2 s", "1 min 0 s", "1 min 1 s", "1 h 1 min", "4 d 15 h",
     ]  # fmt: skip
+
+
+def test_an_alarm_is_told_beside_its_stage(run: ReportData) -> None:
+    name, rows = next(iter(run.curves.items()))
+    rows = [row | ({"alarm/uniform codes": 1.0} if 10 <= place < 20 else {}) for place, row in enumerate(rows)]
+    text = check(render(replace(run, curves=run.curves | {name: rows}))).text
+    first, last = int(rows[10]["step"]), int(rows[19]["step"])
+    assert f"uniform codes: images are no longer told apart (steps {first} to {last})" in text
+    assert "alarm/" not in text
+    assert "no longer told apart" not in check(render(run)).text
