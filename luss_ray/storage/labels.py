@@ -1,4 +1,4 @@
-"""Label shards: label maps in tars parallel to a split's shards, with the same keys in the same order."""
+"""Label shards: one label an image in tars parallel to a split's shards, with the same keys in the same order."""
 
 import hashlib
 import io
@@ -65,6 +65,11 @@ class LabelShards:
     def is_complete(self) -> bool:
         """Whether every shard is published."""
         return len(self.published()) == len(self.split.shards)
+
+    def size_bytes(self, shard_number: int) -> int:
+        """Return what a shard and its index take; FileNotFoundError unless it is published."""
+        name = self.split.shards[shard_number]
+        return self.location.size_bytes(name) + self.location.size_bytes(_sidecar_name(name))
 
     def digest(self) -> str:
         """Return the SHA-256 that identifies the labels of all shards; FileNotFoundError unless they are complete."""
