@@ -5,7 +5,7 @@ faster; OpenCV's INTER_AREA differs by up to 23 (1.5 on average) and takes longe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +18,9 @@ from luss_ray.core.errors import BadSampleError, UserError
 NUM_TRIES = 10
 DRAWS_PER_CROP = 2 * NUM_TRIES + 3
 MAX_RESIZED_PIXELS = 1 << 26
+
+LabelAt = Callable[[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]], Shaped[np.ndarray, "rows columns"]]
+"""Gives the label ids at rows and columns of the source image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ def multi_crop(
 
 def paired_crop(
     image: UInt8[np.ndarray, "h w 3"],
-    label: Shaped[np.ndarray, "label_h label_w"],
+    label_at: LabelAt,
     spec: CropSpec,
     draws: Float[np.ndarray, " draws"],
 ) -> tuple[UInt8[np.ndarray, "size size 3"], Shaped[np.ndarray, "size size"]]:
@@ -160,20 +163,15 @@ def paired_crop(
 
     Args:
         image: the source.
-        label: its label map, of the same size.
+        label_at: gives its labels; asked for the crop's pixels alone.
         spec: kind of the crop; `num` is 1.
         draws: `DRAWS_PER_CROP` uniform numbers in [0, 1).
-
-    Raises:
-        BadSampleError: image and label differ in size.
     """
-    if image.shape[:2] != label.shape:
-        raise BadSampleError(f"image is {image.shape[:2]} pixels (height, width), its label map {label.shape}")
-    box = draw_boxes(label.shape[0], label.shape[1], spec, np.reshape(draws, (1, DRAWS_PER_CROP)))[0]
+    box = draw_boxes(image.shape[0], image.shape[1], spec, np.reshape(draws, (1, DRAWS_PER_CROP)))[0]
     left, top, width, height, flip = box.tolist()
     centres = (np.arange(spec.size_px) + 0.5) / spec.size_px
     rows, columns = top + (centres * height).astype(np.int64), left + (centres * width).astype(np.int64)
-    return crop_resize(image, box, spec.size_px), label[rows[:, None], columns[::-1] if flip else columns]
+    return crop_resize(image, box, spec.size_px), label_at(rows, columns[::-1] if flip else columns)
 
 
 def resize_shorter(image: UInt8[np.ndarray, "h w 3"], size_px: int) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -1,6 +1,8 @@
 """The mask codec of ImageNet-S: RGB PNG with category id = R + 256 G."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -44,15 +46,12 @@ def decode(data: bytes) -> UInt16[np.ndarray, "h w"]:
     Raises:
         BadSampleError: not an image, cut short, or of a kind that can't hold ids.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format != "PNG":
-                raise BadSampleError(f"the mask is {image.format}, it must be PNG")
-            if image.mode in ("RGB", "RGBA"):
-                return _low_words(image)
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadSampleError(f"unreadable mask ({_first_line(error)})") from None
+    with opened(data) as image:
+        if image.format != "PNG":
+            raise BadSampleError(f"the mask is {image.format}, it must be PNG")
+        if image.mode in ("RGB", "RGBA"):
+            return _low_words(image)
+        pixels = np.asarray(image)
     if pixels.ndim == 2 and pixels.dtype.kind in "bui":
         return pixels.astype(np.uint16)
     raise BadSampleError(f"a mask of {pixels.dtype} with shape {pixels.shape} can't hold category ids")
@@ -66,9 +65,16 @@ def _low_words(image: Image.Image) -> UInt16[np.ndarray, "h w"]:
 
 def size(data: bytes) -> tuple[int, int]:
     """Return (height, width) of an encoded mask from its header; BadSampleError if it has none."""
+    with opened(data) as image:
+        return image.height, image.width
+
+
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Give an encoded mask as an image whose pixels are not read yet; what goes wrong meanwhile is a BadSampleError."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadSampleError(f"unreadable mask ({_first_line(error)})") from None
 

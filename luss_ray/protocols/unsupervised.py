@@ -67,9 +67,9 @@ def _after_pretraining(run: Run, prefix: str, pretrained: Finished) -> Iterator[
     yield Stage.CLUSTERS
     threshold = find_threshold(run, prefix, attention, features, clusters)
     yield Stage.THRESHOLD
-    labels = pseudo_label(run, prefix, attention, clusters, threshold)
+    labels = pseudo_label(run, prefix, attention, clusters)
     yield Stage.PSEUDO_LABELS
-    finetuned = _finetune(run, prefix, pretrained, labels)
+    finetuned = _finetune(run, prefix, pretrained, labels, threshold)
     yield Stage.FINETUNE
     predictions = infer(run, prefix, finetuned)
     yield Stage.PREDICTIONS
@@ -105,16 +105,23 @@ def _learn_attention(run: Run, prefix: str, pretrained: Finished) -> Finished:
     return _train(run, task.name, task, {"pretrained": pretrained.inputs, "attention": run.recipe.attention})
 
 
-def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished) -> Finished:
+def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished, threshold: Finished) -> Finished:
+    chosen = threshold.about["chosen"]
     task = FinetuneTask(
         recipe=run.recipe,
         data=run.data.location,
         labels=labels.folder,
+        threshold=chosen,
         pretrained=pretrained.folder / WEIGHTS,
         num_clusters=run.num_clusters,
         name=f"{prefix}finetune",
     )
-    inputs = {"pretrained": pretrained.inputs, "labels": labels.inputs, "finetune": run.recipe.finetune}
+    inputs = {
+        "pretrained": pretrained.inputs,
+        "labels": labels.inputs,
+        "threshold": chosen,
+        "finetune": run.recipe.finetune,
+    }
     return _train(run, task.name, task, inputs)
 
 

@@ -11,6 +11,7 @@ from luss_ray.config.recipe import settings
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
 from luss_ray.imagenet_s import masks
+from luss_ray.imagenet_s.soft_label import Maps
 from luss_ray.metrics.matching import apply_mapping
 from luss_ray.report.data import Cluster, Example, ReportData, ThresholdSweep
 from luss_ray.report.page import render
@@ -137,7 +138,7 @@ def _examples(run: Run) -> list[Example]:
         if f"attention_{row}" not in maps:
             continue
         attention = maps[f"attention_{row}"]
-        labels = np.where(attention < np.float32(sweep["chosen"]), 0, maps[f"clusters_{row}"])
+        labels = Maps(maps[f"clusters_{row}"], attention).pseudo_label(sweep["chosen"])
         prediction = predicted.read([row])[0] if predicted else None
         mask = split.read_masks([row])[0]
         examples.append(

@@ -1,15 +1,14 @@
 """Steps 2.3 and 2.4, per image: cluster of every pixel and attention of every pixel."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt16
 from torch import Tensor
 
 from luss_ray.config.recipe import Recipe
+from luss_ray.imagenet_s.soft_label import LEVELS, Maps, SoftLabel
 from luss_ray.nn.models import PixelAttentionModel
 from luss_ray.stages.extract import load_attention_model
 from luss_ray.storage.uri import Location
@@ -29,32 +28,29 @@ class Attender:
         directions = F.normalize(torch.from_numpy(centroids), dim=1)
         return cls(load_attention_model(recipe, weights, device), directions.to(device))
 
-    def maps(self, batch: Tensor, sizes: list[tuple[int, int]]) -> list["Maps"]:
+    def soft_labels(self, batch: Tensor) -> list[SoftLabel]:
+        """Return what is stored of each image of a normalised batch (n, 3, H, W)."""
+        clusters, attention = self._decide(batch)
+        levels = (attention * (LEVELS - 1)).round().to(torch.uint8).cpu().numpy()
+        return list(map(SoftLabel, clusters.to(torch.int32).cpu().numpy().astype(np.uint16), levels))
+
+    def maps(self, batch: Tensor, sizes: list[tuple[int, int]]) -> list[Maps]:
         """Return the maps of each image of a batch at its own (height, width).
 
-        Labels are found at four times the features' resolution and taken from the nearest; attention is the mean over
-        channels, resized bilinearly.
+        Labels are taken from the nearest pixel of the feature map, attention is resized bilinearly.
         """
-        features, attention = self.network.attend(batch)
-        # The length of a feature doesn't change which centroid has the largest cosine.
-        labels = torch.einsum("bchw,kc->bkhw", features, self.directions).argmax(dim=1)[:, None] + 1
-        means = attention.mean(dim=1, keepdim=True)
+        clusters, attention = (maps[:, None] for maps in self._decide(batch))
         return [
             Maps(
-                F.interpolate(labels[i : i + 1].float(), size, mode="nearest")[0, 0].to(torch.int32).cpu().numpy(),
-                F.interpolate(means[i : i + 1], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(),
+                F.interpolate(clusters[i : i + 1].float(), size, mode="nearest")[0, 0].to(torch.int32).cpu().numpy(),
+                F.interpolate(attention[i : i + 1], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(),
             )
             for i, size in enumerate(sizes)
         ]
 
-
-class Maps(NamedTuple):
-    """What step 2 says of one image."""
-
-    clusters: np.ndarray
-    """Cluster of each pixel, 1 .. k, (H, W) int32."""
-    attention: Float32[np.ndarray, "H W"]
-
-    def pseudo_label(self, threshold: float) -> UInt16[np.ndarray, "H W"]:
-        """Return the clusters with 0 ("other") where attention is below the threshold, compared in float32."""
-        return np.where(self.attention < np.float32(threshold), 0, self.clusters).astype(np.uint16)
+    def _decide(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cluster, 1 .. k, and mean attention over channels: (n, h, w) at 4 times the features' resolution."""
+        features, attention = self.network.attend(batch)
+        # The length of a feature doesn't change which centroid has the largest cosine.
+        clusters = torch.einsum("bchw,kc->bkhw", features, self.directions).argmax(dim=1) + 1
+        return clusters, attention.mean(dim=1)

@@ -1,4 +1,4 @@
-"""Step 2.4: label shards for every training image, parallel to the image shards."""
+"""Step 2.4: label shards for every training image, parallel to the image shards; their threshold stays open."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from luss_ray.config.recipe import Recipe
-from luss_ray.imagenet_s import masks
 from luss_ray.stages.attend import Attender
 from luss_ray.stages.cluster import read_centroids
+from luss_ray.stages.coverage import THRESHOLDS, count_labels
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.shards import read_shard, run_over_shards
 from luss_ray.storage.dataset import Split
@@ -19,13 +19,12 @@ from luss_ray.storage.uri import Location
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoLabelWork:
-    """Labels the pixels of a shard's images with clusters."""
+    """Finds cluster and attention of the pixels of a shard's images."""
 
     split: Split
     recipe: Recipe
     weights: Location
     centroids: np.ndarray
-    threshold: float
     labels: LabelShards
 
     def load(self, device: torch.device) -> Attender:
@@ -33,21 +32,18 @@ class PseudoLabelWork:
         return Attender.load(self.recipe, self.weights, self.centroids, device)
 
     def process(self, shard: int, network: Attender, device: torch.device) -> list[str]:
-        """Publish the shard's label maps."""
+        """Publish the shard's soft labels."""
         whole = read_shard(self.split, shard, self.recipe.shorter_side_px)
         encoded: dict[int, bytes] = {}
         for images, batch in whole.batches(device):
-            maps = network.maps(batch, [(image.height, image.width) for image in images])
-            encoded |= {
-                image.row: masks.encode(found.pseudo_label(self.threshold))
-                for image, found in zip(images, maps, strict=True)
-            }
+            for image, label in zip(images, network.soft_labels(batch), strict=True):
+                encoded[image.row] = label.encode()
         self.labels.publish(shard, [encoded.get(row) for row in self.split.shard_rows(shard).tolist()])
         return whole.bad
 
 
-def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished, threshold: Finished) -> Finished:
-    """Return the stage that labels every training image."""
+def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished) -> Finished:
+    """Return the stage that labels every training image: a `SoftLabel` each, and their counts."""
     split = run.data.split("train")
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
@@ -57,13 +53,19 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished,
             recipe=run.recipe,
             weights=attention.folder / "weights.safetensors",
             centroids=read_centroids(clusters),
-            threshold=threshold.about["chosen"],
             labels=labels,
         )
         todo = sorted(set(range(len(split.shards))) - set(labels.published()))
         bad = run_over_shards(
             labelling, todo, f"{prefix}pseudo-labels", run.resources, max_bad_samples=run.limits.max_bad_samples
         )
-        return {"images": len(split), "quarantined": bad}
+        counts, num_bytes = count_labels(labels, run.num_clusters)
+        return {
+            "images": len(split),
+            "quarantined": bad,
+            "clusters": run.num_clusters,
+            "bytes_per_image": round(num_bytes / len(split), 1),
+            "coverage": counts.coverage(THRESHOLDS).round(3).tolist(),
+        }
 
-    return run.stage(f"{prefix}pseudo-labels", {"threshold": threshold.inputs}, work)
+    return run.stage(f"{prefix}pseudo-labels", {"attention": attention.inputs, "clusters": clusters.inputs}, work)

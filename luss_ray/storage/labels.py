@@ -1,4 +1,4 @@
-"""Label shards: label maps in tars parallel to a split's shards, with the same keys in the same order."""
+"""Label shards: one label an image in tars parallel to a split's shards, with the same keys in the same order."""
 
 import hashlib
 import io
@@ -53,18 +53,23 @@ class LabelShards:
         data = buffer.getvalue()
         created = self.location.create(name, data)
         sidecar = self._sidecar_of(name, keys, data if created else self.location.read(name))
-        return self.location.create_table(_sidecar_name(name), sidecar)
+        return self.location.create_table(sidecar_name(name), sidecar)
 
     def published(self) -> list[int]:
         """Return the numbers of the shards that are published, in order."""
         folders = {name.rpartition("/")[0] for name in self.split.shards}
         there = {name for folder in folders for name in self.location.list(folder, suffix=".parquet")}
-        return [number for number, name in enumerate(self.split.shards) if _sidecar_name(name) in there]
+        return [number for number, name in enumerate(self.split.shards) if sidecar_name(name) in there]
 
     @property
     def is_complete(self) -> bool:
         """Whether every shard is published."""
         return len(self.published()) == len(self.split.shards)
+
+    def size_bytes(self, shard_number: int) -> int:
+        """Return what a shard and its index take; FileNotFoundError unless it is published."""
+        name = self.split.shards[shard_number]
+        return self.location.size_bytes(name) + self.location.size_bytes(sidecar_name(name))
 
     def digest(self) -> str:
         """Return the SHA-256 that identifies the labels of all shards; FileNotFoundError unless they are complete."""
@@ -103,7 +108,7 @@ class LabelShards:
 
     def _load(self, name: str) -> "_Sidecar":
         if name not in self._sidecars:
-            table = self.location.read_table(_sidecar_name(name))
+            table = self.location.read_table(sidecar_name(name))
             digest = (table.schema.metadata or {}).get(b"sha256", b"").decode()
             self._sidecars[name] = _Sidecar(table["offset"].to_numpy(), table["bytes"].to_numpy(), digest)
         return self._sidecars[name]
@@ -140,5 +145,6 @@ class _Sidecar:
     digest: str
 
 
-def _sidecar_name(shard: str) -> str:
+def sidecar_name(shard: str) -> str:
+    """Return the name of a label shard's index: columns `key`, `offset`, `bytes`, and its `sha256` as metadata."""
     return shard.removesuffix(".tar") + ".parquet"

@@ -1,8 +1,8 @@
-"""Whether a dataset is what its manifest and index say: digests, counts, offsets, and every member decodes."""
+"""Whether a dataset, or its labels, are what the index says: digests, counts, offsets, and every member decodes."""
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from luss_ray.core.errors import BadSampleError
 from luss_ray.imagenet_s import masks
+from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.storage.dataset import ShardedDataset, Split, data_digest
+from luss_ray.storage.labels import LabelShards, sidecar_name
 from luss_ray.storage.prepare import prepare
 from luss_ray.storage.tar import scan_tar
 from luss_ray.storage.uri import Location
@@ -124,4 +126,57 @@ def _check_sample(split: Split, row: int, data: bytes, num_categories: int) -> s
             return "its mask has another size"
     except BadSampleError as error:
         return error.reason
+    return ""
+
+
+def verify_labels(
+    labels: LabelShards, num_clusters: int, *, unlabelled: Collection[str] = ()
+) -> Iterator[tuple[int, list[Problem]]]:
+    """Return, label shard by label shard, how many samples were looked at and what is wrong with their soft labels.
+
+    Args:
+        labels: the shards, each of which has the keys of an image shard in its order.
+        num_clusters: ids are 1 .. num_clusters.
+        unlabelled: keys of the samples that have no label, since their image is unreadable.
+    """
+    with ThreadPoolExecutor(_NUM_SHARDS_AT_ONCE) as threads:
+        numbers = range(len(labels.split.shards))
+        yield from threads.map(lambda number: _check_labels(labels, number, num_clusters, unlabelled), numbers)
+
+
+def _check_labels(
+    labels: LabelShards, number: int, num_clusters: int, unlabelled: Collection[str]
+) -> tuple[int, list[Problem]]:
+    name, rows = labels.split.shards[number], labels.split.shard_rows(number)
+    keys, uri = [labels.split.key(row) for row in rows], labels.location.child(name).uri
+    try:
+        data, index = labels.location.read(name), labels.location.read_table(sidecar_name(name))
+        members = scan_tar(io.BytesIO(data))
+    except FileNotFoundError:
+        return len(rows), [Problem(uri, "", "it is missing, or its index is")]
+    except ValueError as error:
+        return len(rows), [Problem(uri, "", str(error))]
+    problems = []
+    if hashlib.sha256(data).hexdigest() != (index.schema.metadata or {}).get(b"sha256", b"").decode():
+        problems.append(Problem(uri, "", "its SHA-256 is not the one in its index"))
+    if index["key"].to_pylist() != keys:
+        return len(rows), [*problems, Problem(uri, "", "its index has not the image shard's keys in their order")]
+    places = list(zip(keys, index["offset"].to_pylist(), index["bytes"].to_pylist(), strict=True))
+    if members != [(f"{key}.{labels.suffix}", offset, size) for key, offset, size in places if size]:
+        problems.append(Problem(uri, "", "its members are not those of its index in their order"))
+    reasons = [
+        _check_label(data[offset : offset + size], num_clusters) if size else "" if key in unlabelled else "no label"
+        for key, offset, size in places
+    ]
+    problems += [Problem(uri, key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+    return len(rows), problems
+
+
+def _check_label(data: bytes, num_clusters: int) -> str:
+    try:
+        ids = SoftLabel.decode(data).labels
+    except BadSampleError as error:
+        return error.reason
+    if ids.min() < 1 or ids.max() > num_clusters:
+        return f"its clusters are {ids.min()} to {ids.max()}, there are 1 to {num_clusters}"
     return ""

@@ -13,7 +13,7 @@ from luss_ray.data.augment import normalise
 from luss_ray.data.crops import DRAWS_PER_CROP, CropSpec, paired_crop
 from luss_ray.data.decode import decode_image
 from luss_ray.data.stream import StreamSpec
-from luss_ray.imagenet_s import masks
+from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.losses.segmentation import segmentation_loss
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import load_backbone
@@ -34,14 +34,31 @@ class PairedCrop:
     """Cuts one crop from image and label together; runs in the loaders."""
 
     settings: Finetune
+    threshold: float
+    """Attention below which a pixel is "other"."""
     num_uniforms: int = DRAWS_PER_CROP
 
     def __call__(self, image: bytes, label: bytes | None, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """Return `crop` uint8 (H, W, 3) and `label` uint16 (H, W)."""
+        """Return `crop` uint8 (H, W, 3) and `label` uint16 (H, W): clusters 1 .. k, 0 = other.
+
+        Args:
+            image: encoded.
+            label: encoded `SoftLabel` of it.
+            draws: `num_uniforms` numbers in [0, 1).
+
+        Raises:
+            BadSampleError: either can't be read, or there is no label.
+        """
         if label is None:
             raise BadSampleError("no label")
         spec = CropSpec(num=1, size_px=self.settings.crop_px, scale=self.settings.scale)
-        crop, labels = paired_crop(decode_image(image), masks.decode(label), spec, draws)
+        pixels, soft = decode_image(image), SoftLabel.decode(label)
+        height, width = pixels.shape[:2]
+
+        def label_at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+            return soft.at(rows, columns, height=height, width=width).pseudo_label(self.threshold)
+
+        crop, labels = paired_crop(pixels, label_at, spec, draws)
         return {"crop": crop, "label": labels}
 
 
@@ -53,6 +70,8 @@ class FinetuneTask:
     data: Location
     labels: Location
     """Folder of the pseudo-label shards."""
+    threshold: float
+    """Attention below which their pixels are "other"."""
     pretrained: Location
     """Weights of step 1, a safetensors object."""
     num_clusters: int
@@ -73,7 +92,7 @@ class FinetuneTask:
             seed=self.recipe.seed + 2,
             global_batch=settings.optimisation.batch_size,
             epochs=settings.optimisation.epochs,
-            transform=PairedCrop(settings),
+            transform=PairedCrop(settings, self.threshold),
         )
 
     def build(self, world: World) -> "FinetuneTrainee":

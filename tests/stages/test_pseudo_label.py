@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from fixtures_shards import jpeg
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipes import RECIPES
+from luss_ray.core.seeds import generator
+from luss_ray.imagenet_s.layout import find_images
+from luss_ray.imagenet_s.soft_label import SoftLabel
+from luss_ray.stages.pseudo_label import PseudoLabelWork
+from luss_ray.stages.shards import ShardImages, read_shard
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.labels import LabelShards
+from luss_ray.storage.pack import pack
+from luss_ray.storage.pack_plan import PackSettings
+from luss_ray.storage.uri import Location
+from luss_ray.storage.verify import verify_labels
+from luss_ray.train.pixel_attention import pixel_attention_model
+
+CPU = torch.device("cpu")
+NUM_CLUSTERS = 300
+SIZES = ((50, 40), (40, 50), (64, 40), (50, 40), (90, 41), (40, 40), (64, 40), (50, 40))
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    demo = RECIPES["demo"]()
+    return replace(demo, shorter_side_px=32, backbone=replace(demo.backbone, widths=(8, 8, 16, 16)))
+
+
+@pytest.fixture
+def work(recipe, tmp_path) -> PseudoLabelWork:
+    """Return what labels two shards of images of several sizes, one of which is broken."""
+    (tmp_path / "images").mkdir()
+    for number, (width, height) in enumerate(SIZES * 2):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(jpeg(number, width, height))
+    pack(find_images(tmp_path / "images"), Location.parse(tmp_path / "data"), PackSettings(images_per_shard=8))
+    split = ShardedDataset.open(Location.parse(tmp_path / "data")).split("train")
+    with (tmp_path / "data" / split.shards[0]).open("r+b") as shard:
+        shard.seek(int(split.image_offsets[5]))
+        shard.write(bytes(100))
+    weights = Location.parse(tmp_path / "weights.safetensors")
+    network = pixel_attention_model(recipe)
+    weights.write("", safetensors.torch.save(dict(network.state_dict())))
+    return PseudoLabelWork(
+        split=split,
+        recipe=recipe,
+        weights=weights,
+        centroids=generator(1).random((NUM_CLUSTERS, network.channels[-1]), np.float32),
+        labels=LabelShards(Location.parse(tmp_path / "labels"), split),
+    )
+
+
+def labelled_shards(work: PseudoLabelWork) -> LabelShards:
+    network = work.load(CPU)
+    with torch.inference_mode():
+        bad = [name for shard in (0, 1) for name in work.process(shard, network, CPU)]
+    assert bad == [work.split.sample_uri(5)]
+    return work.labels
+
+
+def test_labels_are_parallel_to_the_images_and_those_of_one_image_at_a_time(work):
+    labels = labelled_shards(work)
+    assert labels.published() == [0, 1]
+    key = work.split.key(5)
+    assert [problem for _, found in verify_labels(labels, NUM_CLUSTERS, unlabelled={key}) for problem in found] == []
+    network = work.load(CPU)
+    for shard in (0, 1):
+        for image in read_shard(work.split, shard, work.recipe.shorter_side_px).images:
+            with torch.inference_mode():
+                ((_, batch),) = ShardImages([image], []).batches(CPU)
+                (alone,) = network.soft_labels(batch)
+            stored = SoftLabel.decode(labels.read([image.row])[0] or b"")
+            assert stored.labels.shape == alone.labels.shape
+            assert (stored.labels == alone.labels).mean() > 0.99
+            assert np.abs(stored.attention.astype(int) - alone.attention).max() <= 1
+
+
+def test_a_second_worker_on_the_same_shard_changes_nothing(work):
+    labels = labelled_shards(work)
+    before = labels.location.read(work.split.shards[0])
+    labelled_shards(replace(work, centroids=work.centroids[::-1].copy()))
+    assert labels.location.read(work.split.shards[0]) == before
+
+
+def problems(labels: LabelShards, num_clusters: int = NUM_CLUSTERS) -> str:
+    fresh = LabelShards(labels.location, labels.split)
+    found = [found for _, found in verify_labels(fresh, num_clusters, unlabelled={labels.split.key(5)})]
+    return "\n".join(str(problem) for part in found for problem in part)
+
+
+def test_what_is_wrong_with_labels_is_named(work):
+    labels = labelled_shards(work)
+    place, name = labels.location, work.split.shards[0]
+    index = name.removesuffix(".tar") + ".parquet"
+    tar, table = place.read(name), place.read_table(index)
+    key = work.split.key(0)
+    assert problems(labels) == ""
+    assert f"{key}: its clusters are" in problems(labels, 1) and "there are 1 to 1" in problems(labels, 1)
+    offset = table["offset"][0].as_py()
+    place.write(name, tar[: offset + 40] + bytes(8) + tar[offset + 48 :])
+    assert "its SHA-256" in problems(labels) and f"{key}: unreadable" in problems(labels)
+    place.write(name, tar[:700])
+    assert "not a complete tar" in problems(labels)
+    place.write(name, tar)
+    place.delete(index)
+    place.create_table(index, table.take(list(range(len(table)))[::-1]))
+    assert "has not the image shard's keys in their order" in problems(labels)
+    place.delete(index)
+    assert f"{place.child(name).uri}: it is missing" in problems(labels)
+
+
+def test_a_label_that_nobody_left_out_is_missed(work):
+    labels = labelled_shards(work)
+    found = [str(problem) for _, found in verify_labels(labels, NUM_CLUSTERS) for problem in found]
+    assert found == [f"{labels.location.child(work.split.shards[0]).uri}#{work.split.key(5)}: no label"]
