@@ -204,8 +204,15 @@ class Clustering:
     """Stop when the objective falls by less than this share; 0 = run all iterations."""
     drop_hopeless: bool = False
     """End restarts that could not win any more even if they went on falling as fast as in their last iteration."""
+    parts_per_cluster: int = 1
+    """Look for so many times more clusters than wanted, then merge those that are closest (Ward)."""
     crop_px: int = 224
     """Centre crop taken from the image resized to `Recipe.shorter_side_px`."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_restarts", "num_iterations", "parts_per_cluster", "crop_px"):
+            _require(getattr(self, name) >= 1, f"clustering.{name}", getattr(self, name), "at least 1")
+        _require(self.tolerance >= 0, "clustering.tolerance", self.tolerance, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

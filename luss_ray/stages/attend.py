@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe
 from luss_ray.imagenet_s.soft_label import LEVELS, Maps, SoftLabel
 from luss_ray.nn.models import PixelAttentionModel
@@ -20,13 +21,16 @@ class Attender:
 
     network: PixelAttentionModel
     directions: Tensor
-    """Centroids (k, C) of length 1."""
+    """Centroids (M, C) of length 1."""
+    clusters: Tensor
+    """Cluster of each centroid, 1 .. k (M,)."""
 
     @classmethod
-    def load(cls, recipe: Recipe, weights: Location, centroids: np.ndarray, device: torch.device) -> "Attender":
+    def load(cls, recipe: Recipe, weights: Location, clusters: Clusters, device: torch.device) -> "Attender":
         """Return it, ready for inference."""
-        directions = F.normalize(torch.from_numpy(centroids), dim=1)
-        return cls(load_attention_model(recipe, weights, device), directions.to(device))
+        directions = F.normalize(torch.from_numpy(clusters.centroids), dim=1)
+        numbers = torch.from_numpy(clusters.clusters + 1)
+        return cls(load_attention_model(recipe, weights, device), directions.to(device), numbers.to(device))
 
     def soft_labels(self, batch: Tensor) -> list[SoftLabel]:
         """Return what is stored of each image of a normalised batch (n, 3, H, W)."""
@@ -52,5 +56,5 @@ class Attender:
         """Return cluster, 1 .. k, and mean attention over channels: (n, h, w) at 4 times the features' resolution."""
         features, attention = self.network.attend(batch)
         # The length of a feature doesn't change which centroid has the largest cosine.
-        clusters = torch.einsum("bchw,kc->bkhw", features, self.directions).argmax(dim=1) + 1
-        return clusters, attention.mean(dim=1)
+        nearest = torch.einsum("bchw,mc->bmhw", features, self.directions).argmax(dim=1)
+        return self.clusters[nearest], attention.mean(dim=1)

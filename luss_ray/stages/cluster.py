@@ -9,8 +9,9 @@ import safetensors.numpy
 from jaxtyping import Float32, Int64
 
 from luss_ray.clustering.actors import DistributedKMeans
-from luss_ray.clustering.assign import NUM_NEAREST, ClusterPart, assign_file
+from luss_ray.clustering.assign import NUM_NEAREST, ClusterPart, Clusters, assign_file
 from luss_ray.clustering.features import FeatureFiles
+from luss_ray.clustering.merge import merge_clusters
 from luss_ray.core.progress import StageProgress
 from luss_ray.metrics.neighbours import clustering_accuracy, normalised_mutual_information
 from luss_ray.stages.extract import feature_file
@@ -39,7 +40,7 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
             ) as kmeans,
         ):
             found = kmeans.fit(
-                run.num_clusters,
+                run.num_clusters * settings.parts_per_cluster,
                 restarts=settings.num_restarts,
                 iterations=settings.num_iterations,
                 seed=run.recipe.seed,
@@ -47,8 +48,14 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
                 drop_hopeless=settings.drop_hopeless,
                 callback=lambda iteration, inertia: progress.update(iteration + 1, inertia=min(inertia)),
             )
-        folder.write(CENTROIDS, safetensors.numpy.save({"centroids": found.centroids}))
-        members = find_members(loader, files, found.centroids)
+        clusters = Clusters.of(found.centroids)
+        if settings.parts_per_cluster > 1:
+            sizes = find_members(loader, files, clusters).sizes
+            clusters = Clusters(found.centroids, merge_clusters(found.centroids, sizes, run.num_clusters))
+        folder.write(
+            CENTROIDS, safetensors.numpy.save({"centroids": clusters.centroids, "clusters": clusters.clusters})
+        )
+        members = find_members(loader, files, clusters)
         folder.write_json(CLUSTERS, members.to_json() | {"history": found.history, "dropped_at": found.dropped_at})
         about = {"images": found.num_rows, "inertia": found.inertia, "restart": found.restart}
         known = (split.class_ids > 0) & (members.clusters >= 0)
@@ -62,9 +69,10 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
     return run.stage(f"{prefix}clusters", inputs, work)
 
 
-def read_centroids(clusters: Finished) -> np.ndarray:
-    """Return the centroids (k, C), float32."""
-    return safetensors.numpy.load((clusters.folder / CENTROIDS).read())["centroids"]
+def read_clusters(clusters: Finished) -> Clusters:
+    """Return the clusters that the stage left."""
+    arrays = safetensors.numpy.load((clusters.folder / CENTROIDS).read())
+    return Clusters(arrays["centroids"], arrays["clusters"])
 
 
 @dataclass(frozen=True)
@@ -99,22 +107,22 @@ def _quantiles(values: Float32[np.ndarray, " n"]) -> list[float | None]:
     return np.quantile(values.astype(np.float64), MARGIN_QUANTILES).round(6).tolist()
 
 
-def find_members(loader: FeatureFiles, files: list[str], centroids: Float32[np.ndarray, "N C"]) -> Members:
+def find_members(loader: FeatureFiles, files: list[str], found: Clusters) -> Members:
     """Return how all training images fall to the clusters, one Ray task a feature file."""
-    task, shared = ray.remote(assign_file), ray.put(centroids)
-    sizes = np.zeros(len(centroids), np.int64)
-    best: list[list[tuple[float, int]]] = [[] for _ in centroids]
+    task, shared = ray.remote(assign_file), ray.put(found)
+    sizes = np.zeros(found.num, np.int64)
+    best: list[list[tuple[float, int]]] = [[] for _ in sizes]
     clusters: list[np.ndarray] = []
     margins: list[np.ndarray] = []
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
         part: ClusterPart = ray.get(answer)
         sizes += part.sizes
-        for number, found in enumerate(part.nearest):
-            merged = best[number] + [(similarity, first + place) for similarity, place in found]
+        for number, images in enumerate(part.nearest):
+            merged = best[number] + [(similarity, first + place) for similarity, place in images]
             best[number] = sorted(merged, key=lambda pair: (-pair[0], pair[1]))[:NUM_NEAREST]
         clusters.append(part.clusters)
         margins.append(part.margins)
         first += len(part.clusters)
-    nearest = [[row for _, row in found] for found in best]
+    nearest = [[row for _, row in images] for images in best]
     return Members(sizes, nearest, np.concatenate(clusters), np.concatenate(margins))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe
 from luss_ray.stages.attend import Attender
-from luss_ray.stages.cluster import read_centroids
+from luss_ray.stages.cluster import read_clusters
 from luss_ray.stages.coverage import THRESHOLDS, count_labels
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.shards import read_shard, run_over_shards
@@ -24,12 +24,12 @@ class PseudoLabelWork:
     split: Split
     recipe: Recipe
     weights: Location
-    centroids: np.ndarray
+    clusters: Clusters
     labels: LabelShards
 
     def load(self, device: torch.device) -> Attender:
         """Return network and centroids."""
-        return Attender.load(self.recipe, self.weights, self.centroids, device)
+        return Attender.load(self.recipe, self.weights, self.clusters, device)
 
     def process(self, shard: int, network: Attender, device: torch.device) -> list[str]:
         """Publish the shard's soft labels."""
@@ -52,7 +52,7 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
             split=split,
             recipe=run.recipe,
             weights=attention.folder / "weights.safetensors",
-            centroids=read_centroids(clusters),
+            clusters=read_clusters(clusters),
             labels=labels,
         )
         todo = sorted(set(range(len(split.shards))) - set(labels.published()))

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe, ThresholdChoice
 from luss_ray.imagenet_s import masks
 from luss_ray.metrics.curve import Curve, ThresholdCurve
 from luss_ray.metrics.threshold import AttentionHistogram, otsu
 from luss_ray.stages.attend import Attender
-from luss_ray.stages.cluster import read_centroids
+from luss_ray.stages.cluster import read_clusters
 from luss_ray.stages.extract import HISTOGRAM, feature_file
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.shards import read_shard, run_over_shards
@@ -43,14 +44,14 @@ class AttendWork:
     split: Split
     recipe: Recipe
     weights: Location
-    centroids: np.ndarray
+    clusters: Clusters
     num_categories: int
     thresholds: tuple[float, ...]
     folder: Location
 
     def load(self, device: torch.device) -> Attender:
         """Return network and centroids."""
-        return Attender.load(self.recipe, self.weights, self.centroids, device)
+        return Attender.load(self.recipe, self.weights, self.clusters, device)
 
     def process(self, shard: int, network: Attender, device: torch.device) -> list[str]:
         """Publish the shard's counts, and the maps of its examples."""
@@ -73,7 +74,7 @@ class AttendWork:
     def empty_curve(self) -> ThresholdCurve:
         """Return the curve with nothing counted."""
         return ThresholdCurve(
-            self.num_categories, num_clusters=len(self.centroids), thresholds=self.thresholds, boundary=False
+            self.num_categories, num_clusters=self.clusters.num, thresholds=self.thresholds, boundary=False
         )
 
     def _masks(self, shard: int) -> list[bytes | None]:
@@ -101,7 +102,7 @@ def find_threshold(run: Run, prefix: str, attention: Finished, features: Finishe
             split=split,
             recipe=run.recipe,
             weights=attention.folder / "weights.safetensors",
-            centroids=read_centroids(clusters),
+            clusters=read_clusters(clusters),
             num_categories=len(run.data.categories) or run.num_clusters,
             thresholds=tuple(level / _STEPS_PER_UNIT for level in range(num_levels)),
             folder=folder,

@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 from jaxtyping import Float
 
-from luss_ray.clustering.assign import assign_file
+from luss_ray.clustering.assign import Clusters, assign_file
 from luss_ray.clustering.features import FeatureFiles, feature_table
 from luss_ray.core.errors import UserError
 from luss_ray.storage.uri import Location
@@ -73,7 +73,7 @@ def test_images_fall_to_the_centroid_of_largest_cosine(tmp_path: Path) -> None:
     rows, centroids = rng.normal(size=(60, 6)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
     valid = np.arange(60) != 3
     write(tmp_path, "a.parquet", rows, valid)
-    part = assign_file(loader(tmp_path), "a.parquet", centroids)
+    part = assign_file(loader(tmp_path), "a.parquet", Clusters.of(centroids))
     cosines = sklearn.metrics.pairwise.cosine_similarity(rows, centroids)
     expected = cosines.argmax(axis=1)
     np.testing.assert_array_equal(part.clusters[valid], expected[valid])
@@ -85,3 +85,18 @@ def test_images_fall_to_the_centroid_of_largest_cosine(tmp_path: Path) -> None:
         members = np.flatnonzero((expected == number) & valid)
         best = members[np.argsort(-cosines[members, number])][:8]
         assert [place for _, place in nearest] == best.tolist()
+
+
+def test_images_fall_to_the_cluster_of_their_centroid(tmp_path: Path) -> None:
+    """Seven centroids of three clusters; how far ahead a cluster is says nothing of its own other centroids."""
+    rng = np.random.default_rng(0)
+    rows, centroids = rng.normal(size=(60, 6)).astype(np.float32), rng.normal(size=(7, 6)).astype(np.float32)
+    write(tmp_path, "a.parquet", rows)
+    numbers = np.array([0, 1, 1, 2, 0, 1, 1])
+    part = assign_file(loader(tmp_path), "a.parquet", Clusters(centroids, numbers))
+    cosines = sklearn.metrics.pairwise.cosine_similarity(rows, centroids)
+    best = np.stack([cosines[:, numbers == number].max(axis=1) for number in range(3)], axis=1)
+    np.testing.assert_array_equal(part.clusters, best.argmax(axis=1))
+    ahead = np.sort(best, axis=1)
+    np.testing.assert_allclose(part.margins, ahead[:, -1] - ahead[:, -2], atol=1e-6)
+    assert len(part.sizes) == len(part.nearest) == 3

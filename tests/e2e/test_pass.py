@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fixtures_run as job
 import pytest
+import safetensors.numpy
 from fixtures_faults import RunningJob, kill_trainers
 
 from luss_ray.storage.dataset import ShardedDataset, Split
@@ -162,7 +163,14 @@ def test_images_without_any_label(scenes: Path, tmp_path: Path) -> None:
     for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
         (images / f"{number}.jpg").write_bytes(image.read_bytes())
     options = (f"--data={images}", f"--storage={tmp_path}", "--name=own", "--num-categories=4", "--num-workers=1 1")
+    options += ("--clustering.parts-per-cluster=3",)
     printed = job.run_job(tmp_path, *options)
     result = job.result_of(tmp_path / "own")
+    clusters = Location.parse(tmp_path / "own" / "clusters")
+    merged = safetensors.numpy.load((clusters / "centroids.safetensors").read())["clusters"]
+    assert len(merged) == 12 and set(merged.tolist()) == {0, 1, 2, 3}
+    found = clusters.read_json("clusters.json")
+    assert len(found["sizes"]) == len(found["margins_by_cluster"]) == 4 and sum(found["sizes"]) == 120
+    assert len(found["history"]) == 5 and len(found["dropped_at"]) == 2
     assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"
     assert "no masks to score with" in printed

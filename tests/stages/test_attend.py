@@ -38,7 +38,7 @@ def published(golden):
     network = small_network()
     assert not network.load_state_dict(state, strict=False).unexpected_keys
     centroids = torch.from_numpy(np.load(folder / "centroids.npy")).float()
-    return folder, Attender(network.eval(), F.normalize(centroids, dim=1))
+    return folder, Attender(network.eval(), F.normalize(centroids, dim=1), torch.arange(1, 1 + len(centroids)))
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -72,7 +72,7 @@ def test_soft_labels_are_the_published_label_maps(published, number):
 
 def test_a_batch_is_labelled_as_its_images_are():
     torch.manual_seed(0)
-    attender = Attender(small_network().eval(), F.normalize(torch.randn(300, 32), dim=1))
+    attender = Attender(small_network().eval(), F.normalize(torch.randn(300, 32), dim=1), torch.arange(1, 301))
     batch = torch.randn(5, 3, 96, 160)
     with torch.inference_mode():
         together = attender.soft_labels(batch)
@@ -86,10 +86,22 @@ def test_a_batch_is_labelled_as_its_images_are():
 
 def test_stored_and_direct_maps_are_the_same():
     torch.manual_seed(1)
-    attender = Attender(small_network().eval(), F.normalize(torch.randn(20, 32), dim=1))
+    attender = Attender(small_network().eval(), F.normalize(torch.randn(20, 32), dim=1), torch.arange(1, 21))
     batch, size = torch.randn(1, 3, 64, 96), (131, 197)
     with torch.inference_mode():
         (direct,), (label,) = attender.maps(batch, [size]), attender.soft_labels(batch)
     stored = label.resized(*size)
     np.testing.assert_array_equal(stored.clusters, direct.clusters)
     np.testing.assert_allclose(stored.attention, direct.attention, rtol=0, atol=HALF_A_STEP)
+
+
+def test_parts_of_a_cluster_share_its_number() -> None:
+    torch.manual_seed(0)
+    network, directions = small_network().eval(), F.normalize(torch.randn(20, 32), dim=1)
+    batch, merged = torch.randn(2, 3, 64, 64), torch.arange(20) // 3 + 1
+    with torch.inference_mode():
+        parts = Attender(network, directions, torch.arange(1, 21)).soft_labels(batch)
+        whole = Attender(network, directions, merged).soft_labels(batch)
+    assert len(np.unique(np.stack([label.labels for label in parts]))) > 2
+    for part, label in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(label.labels, (part.labels - 1) // 3 + 1)
