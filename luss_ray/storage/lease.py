@@ -17,7 +17,8 @@ from luss_ray.core.progress import CONSOLE
 from luss_ray.storage.uri import Location, json_bytes
 
 HOLDER = "holder.json"
-BEAT_S, SILENCE_S, _POLL_S = 10.0, 60.0, 1.0
+BEAT_S, SILENCE_S = 10.0, 60.0
+_POLL_S, _LAST_BEAT_S = 1.0, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class Lease:
     def end(self) -> None:
         """Give the folder back."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_LAST_BEAT_S)  # not for as long as a store may be away
         if self._taken_by is None:
             with contextlib.suppress(UserError):
                 self._folder.delete(HOLDER)
