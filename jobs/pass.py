@@ -87,7 +87,17 @@ def main() -> None:
     )
     result = run_pass(whole, options.until, options.protocol)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")
+    if result["threshold"]:
+        CONSOLE.print(_threshold(result))
     CONSOLE.print(_table(result))
+
+
+def _threshold(result: dict) -> str:
+    """Return which attention threshold made the labels and what chose it."""
+    threshold, labels = result["threshold"], result["pseudo_labels"]
+    by = "the validation masks" if threshold["used"] == "validation" else "the attention alone, label-free"
+    kept = f"; {labels['coverage']:.1f} % of the training pixels keep a label" if labels else ""
+    return f"attention threshold {threshold['chosen']:.2f}, chosen by {by}{kept}"
 
 
 def _table(result: dict) -> Table:

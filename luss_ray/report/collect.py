@@ -16,6 +16,7 @@ from luss_ray.metrics.matching import apply_mapping
 from luss_ray.report.data import Cluster, Example, ReportData, ThresholdSweep
 from luss_ray.report.page import render
 from luss_ray.stages.cluster import CLUSTERS
+from luss_ray.stages.coverage import read_label_counts
 from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.run import STAGE, Run
 from luss_ray.stages.threshold import SWEEP, counts_file, example_rows, read_counts, scores_at
@@ -23,6 +24,7 @@ from luss_ray.storage.labels import LabelShards
 from luss_ray.train.figures import METRICS as TRAINING_METRICS
 
 RESULT, REPORT = "result.json", "report.html"
+LABELS = "pseudo-labels"
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
 _TRAINED = ("pretrain", "attention", "finetune")
 _THUMBNAIL_PX = 96
@@ -44,6 +46,7 @@ def write_report(run: Run) -> dict[str, Any]:
         },
         "stages": _stages(run),
         "threshold": _threshold(run),
+        "pseudo_labels": _pseudo_labels(run),
         "metrics": _metrics(run),
     }
     run.folder.write_json(RESULT, result)
@@ -77,6 +80,21 @@ def _threshold(run: Run) -> dict[str, Any]:
     return {key: sweep.get(key) for key in ("chosen", "used", "validation", "label_free")} if sweep else {}
 
 
+def _pseudo_labels(run: Run) -> dict[str, Any]:
+    """Return how many training pixels keep a label at the threshold used, and each cluster's share of them, percent."""
+    about, threshold = _read(run, f"{LABELS}/{STAGE}"), _threshold(run)
+    if not threshold or "coverage" not in (about or {}):
+        return {}
+    counts = read_label_counts(run.folder / LABELS)
+    return {
+        "threshold": threshold["chosen"],
+        "used": threshold["used"],
+        "coverage": round(float(counts.coverage([threshold["chosen"]])[0]), 3),
+        "shares": counts.shares(threshold["chosen"]).round(3).tolist(),
+        "bytes_per_image": about["bytes_per_image"],
+    }
+
+
 def _metrics(run: Run) -> dict[str, Any]:
     """Return the scores there are; {} without labels."""
     metrics: dict[str, Any] = {}
@@ -102,7 +120,7 @@ def _report_data(run: Run, result: dict[str, Any]) -> ReportData:
         curves={name: history for name, history in histories.items() if history},
         threshold=_sweep(run),
         examples=_examples(run),
-        clusters=_clusters(run),
+        clusters=_clusters(run, result["pseudo_labels"].get("shares")),
         categories=list(run.data.categories),
     )
 
@@ -118,6 +136,7 @@ def _sweep(run: Run) -> ThresholdSweep | None:
         validation=sweep.get("validation"),
         used=sweep["used"],
         histogram=sweep["histogram"],
+        coverage=(_read(run, f"{LABELS}/{STAGE}") or {}).get("coverage", []),
     )
 
 
@@ -164,7 +183,7 @@ def _mapped(labels: np.ndarray, mapping: list[int] | None) -> np.ndarray:
     return labels.astype(np.uint16) if mapping is None else apply_mapping(labels, np.array(mapping)).astype(np.uint16)
 
 
-def _clusters(run: Run) -> list[Cluster]:
+def _clusters(run: Run, shares: list[float] | None) -> list[Cluster]:
     found = _read(run, f"clusters/{CLUSTERS}")
     if found is None:
         return []
@@ -178,6 +197,7 @@ def _clusters(run: Run) -> list[Cluster]:
                 num_images=size,
                 category=run.data.categories[category - 1] if category else None,
                 iou=evaluation["scores"]["ious"][category] if category else None,
+                label_share=shares[number - 1] if shares else None,
                 nearest=[resize_shorter(decode_image(data), _THUMBNAIL_PX) for data in split.read_images(rows)],
             )
         )

@@ -46,6 +46,8 @@ class Cluster:
     """Name of the category it was matched to; None without labels or without a match."""
     iou: float | None = None
     """IoU of that category in the fine-tuned network's prediction, in percent."""
+    label_share: float | None = None
+    """Its share of the training pixels that keep a label at the threshold used, in percent."""
     nearest: list[UInt8[np.ndarray, "h w 3"]] = field(default_factory=list)
     """Thumbnails of the training images nearest to the centroid, nearest first; sizes may differ."""
 
@@ -67,6 +69,9 @@ class ThresholdSweep:
     histogram: list[int] = field(default_factory=list)
     """Pixels per attention bin; bins of equal width over `histogram_range`."""
     histogram_range: tuple[float, float] = (0.0, 1.0)
+
+    coverage: list[float] = field(default_factory=list)
+    """Training pixels that keep a label at equally spaced thresholds from 0 to 1, in percent."""
 
     def __post_init__(self) -> None:
         assert not self.mious or len(self.mious) == len(self.thresholds), "one mIoU per threshold"

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+from collections.abc import Sequence
 from io import StringIO
 
 import matplotlib as mpl
@@ -36,6 +37,11 @@ LABELS = {
     "data/quarantined": "unreadable images",
 }
 INK, MUTED, LINE, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506", "#050607"
+SWEPT = {
+    "curve": "mIoU of the pseudo-labels, %",
+    "coverage": "training pixels that keep a label, %",
+    "histogram": "pixels by attention",
+}
 THEME = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", SECOND: "--second"}
 """Colours the figures are drawn in -> the page's variables that take their place."""
 
@@ -85,30 +91,51 @@ def quantities(rows: list[dict[str, float]]) -> list[str]:
 
 
 def threshold_figure(sweep: ThresholdSweep, *, width_px: int, prefix: str, label: str) -> str:
-    """Return mIoU over the threshold, the histogram of attention below it, and both choices as SVG.
+    """Return mIoU and coverage over the threshold, the histogram of attention below them, and both choices as SVG.
 
     Args:
-        sweep: the curve; either part may be missing.
+        sweep: the curves; any part may be missing.
         width_px: width the page shows it at, so that its letters have the page's size.
         prefix: makes the figure's ids unique in the page.
         label: what a screen reader says instead of the figure.
     """
     heights_px = {"curve": 190} if sweep.mious else {}
+    heights_px |= {"coverage": 60} if sweep.coverage else {}
     heights_px |= {"histogram": 80} if sweep.histogram else {}
     figure, places = _stacked(list(heights_px.values()), width_px=width_px, left_px=34, right_px=8, top_px=52)
     last = sweep.thresholds[-1] if sweep.thresholds else sweep.histogram_range[1]
     for part, axes in zip(heights_px, places, strict=True):
         if part == "curve":
             _draw_curve(axes, sweep)
+        elif part == "coverage":
+            axes.plot(np.linspace(0, 1, len(sweep.coverage)), sweep.coverage, color=INK, linewidth=1.8)
         else:
             _draw_histogram(axes, sweep, last)
         axes.set_xlim(0, last)
-        _plain(axes, num_ticks=4, is_last=axes is places[-1], label="attention threshold")
+        _plain(axes, num_ticks=2 if part == "coverage" else 4, is_last=axes is places[-1], label="attention threshold")
         axes.set_ylim(bottom=0)
-        title = "mIoU of the pseudo-labels, %" if part == "curve" else "pixels by attention"
         is_first = axes is places[0]
-        axes.set_title(title, loc="left", fontsize=11, color=INK, pad=36 if is_first else 4)
+        axes.set_title(SWEPT[part], loc="left", fontsize=11, color=INK, pad=36 if is_first else 4)
         _draw_choices(axes, sweep, named=is_first)
+    return _svg(figure, prefix=prefix, label=label)
+
+
+def share_figure(shares: Sequence[float], *, width_px: int, prefix: str, label: str) -> str:
+    """Return how the labelled pixels are shared out among the clusters as SVG, the largest share first.
+
+    Args:
+        shares: of each cluster, percent.
+        width_px: width the page shows it at.
+        prefix: makes the figure's ids unique in the page.
+        label: what a screen reader says instead of the figure.
+    """
+    figure, (axes,) = _stacked([80], width_px=width_px, left_px=34, right_px=8)
+    places = np.arange(1, len(shares) + 1)
+    axes.bar(places, sorted(shares, reverse=True), width=0.8, color=MUTED)
+    axes.axhline(100 / len(shares), color=ACCENT, linewidth=1.4)
+    axes.set_xlim(0.5, len(shares) + 0.5)
+    _plain(axes, num_ticks=2, is_last=True, label="clusters, by their share")
+    axes.set_title("share of the labelled training pixels, %; line: an even share", loc="left", fontsize=11, color=INK)
     return _svg(figure, prefix=prefix, label=label)
 
 

@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from luss_ray.report import gallery, scores
 from luss_ray.report.data import ReportData
-from luss_ray.report.figures import quantities, threshold_figure, training_figure
+from luss_ray.report.figures import quantities, share_figure, threshold_figure, training_figure
 from luss_ray.train.collapse import ALARM, meaning
 
 WIDTHS_PX = {"wide": 620, "narrow": 340}
-"""The threshold figure is drawn twice, and the style sheet shows the one that fits."""
+"""Wide figures are drawn twice, and the style sheet shows the one that fits."""
 STAGES = {
     "pretrain": "Pretraining",
     "attention": "Pixel attention",
@@ -109,6 +109,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "num_open_categories": NUM_OPEN_CATEGORIES,
         "training": _training(data),
         "threshold": _threshold(data),
+        "shares": _shares(data),
         "stages": stages,
         "total_s": sum(seconds),
         "longest_s": max([*seconds, 1e-6]),
@@ -158,13 +159,28 @@ def _alarms(rows: list[dict[str, float]]) -> list[str]:
     return [f"{texts[name]}: {meaning(texts[name])} (steps {held[0]} to {held[-1]})" for name, held in steps.items()]
 
 
+def _shares(data: ReportData) -> dict[str, Markup]:
+    """Return the figure of the clusters' shares of the labels at both widths; {} where there are no labels yet."""
+    shares = [cluster.label_share for cluster in data.clusters if cluster.label_share is not None]
+    if not shares:
+        return {}
+    label = (
+        f"shares of {len(shares)} clusters in the labelled training pixels: {max(shares):.2g} to {min(shares):.2g} %"
+    )
+    return {
+        kind: Markup(share_figure(shares, width_px=width, prefix=f"shares-{kind}", label=label))
+        for kind, width in WIDTHS_PX.items()
+    }
+
+
 def _threshold(data: ReportData) -> dict[str, Any] | None:
     sweep = data.threshold
-    if sweep is None or not (sweep.mious or sweep.histogram):
+    if sweep is None or not (sweep.mious or sweep.histogram or sweep.coverage):
         return None
     choices = [("validation", sweep.validation), ("label-free", sweep.label_free)]
     named = ", ".join(f"{name} choice {value:.2f}" for name, value in choices if value is not None)
-    shown = " and ".join(["mIoU by threshold"] * bool(sweep.mious) + ["histogram of attention"] * bool(sweep.histogram))
+    parts = {"mIoU by threshold": sweep.mious, "coverage": sweep.coverage, "histogram of attention": sweep.histogram}
+    shown = " and ".join(name for name, values in parts.items() if values)
     svgs = {
         kind: Markup(threshold_figure(sweep, width_px=width, prefix=f"threshold-{kind}", label=f"{shown}; {named}"))
         for kind, width in WIDTHS_PX.items()
@@ -178,7 +194,13 @@ def _choices(data: ReportData) -> list[dict[str, Any]]:
     by_threshold = {round(t, 6): miou for t, miou in zip(sweep.thresholds, sweep.mious, strict=False)}
     named = {"validation": sweep.validation, "label-free": sweep.label_free}
     return [
-        {"name": name, "value": value, "miou": scores.finite(_nearest(by_threshold, value)), "used": name == sweep.used}
+        {
+            "name": name,
+            "value": value,
+            "miou": scores.finite(_nearest(by_threshold, value)),
+            "coverage": sweep.coverage[round(value * (len(sweep.coverage) - 1))] if sweep.coverage else None,
+            "used": name == sweep.used,
+        }
         for name, value in named.items()
         if value is not None
     ]

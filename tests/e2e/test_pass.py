@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import fixtures_run as job
+import numpy as np
 import pytest
 import safetensors.numpy
 from fixtures_faults import RunningJob, kill_trainers
 
+from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
@@ -39,6 +43,11 @@ def test_a_run_leaves_scores_of_everything_asked_for(finished: tuple[Path, str])
     assert result["recipe"] == "demo" and result["data"]["splits"]["train"]["images"] == 120
     for stage in ("pretrain", "attention", "features", "clusters", "pseudo-labels", "finetune", "predictions"):
         assert result["stages"][stage]["seconds"] > 0 and result["stages"][stage]["images_per_s"] > 0
+    threshold, labels = result["threshold"], result["pseudo_labels"]
+    assert labels["used"] == threshold["used"] == "validation" and labels["threshold"] == threshold["chosen"]
+    assert f"attention threshold {threshold['chosen']:.2f}, chosen by the validation masks" in printed
+    assert len(labels["shares"]) == 4
+    assert sum(labels["shares"]) == pytest.approx(100 if labels["coverage"] else 0, abs=0.01)
     last = printed.splitlines()
     assert str(run / "result.json") in printed and str(run / "report.html") in printed
     assert "mIoU" in "".join(last[-7:]) and "random backbone" in last[-1]
@@ -72,6 +81,31 @@ def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, 
         labels = LabelShards(Location.parse(run / folder), split)
         missing = [row for row, label in enumerate(labels.read(range(len(split)))) if label is None]
         assert labels.is_complete and missing == ([job.UNREADABLE_ROW] if split.name == "train" else [])
+
+
+def test_pseudo_labels_are_counted_and_verified(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
+    run, _ = finished
+    split = ShardedDataset.open(Location.parse(shards)).split("train")
+    about = json.loads((run / "pseudo-labels" / "stage.json").read_text())
+    stored = [data for data in LabelShards(Location.parse(run / "pseudo-labels"), split).read(range(120)) if data]
+    attention = np.concatenate([SoftLabel.decode(data).attention.ravel() for data in stored])
+    expected = [100 * float((attention >= np.float32(255) * np.float32(level / 100)).mean()) for level in (0, 37, 100)]
+    assert [about["coverage"][level] for level in (0, 37, 100)] == pytest.approx(expected, abs=1e-3)
+    assert about["bytes_per_image"] > 512
+    done = _verify_labels(shards, run / "pseudo-labels")
+    assert done.returncode == 0 and "120 samples in 4 shards: all good" in done.stdout, done.stderr
+    changed = tmp_path / "changed"
+    shutil.copytree(run / "pseudo-labels", changed)
+    (changed / split.shards[1]).write_bytes(bytes(10240))
+    done = _verify_labels(shards, changed)
+    assert done.returncode == 1 and f"broken: {changed / split.shards[1]}" in done.stdout
+    done = _verify_labels(shards, run / "predictions")
+    assert done.returncode == 2 and "no finished stage of pseudo-labels" in done.stderr
+
+
+def _verify_labels(shards: Path, labels: Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, str(job.ROOT / "shards" / "verify.py"), str(shards), "--labels", str(labels)]
+    return subprocess.run(program, env=job.job_environment(), capture_output=True, text=True, check=False)
 
 
 def test_a_run_becomes_a_submission(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
@@ -172,5 +206,6 @@ def test_images_without_any_label(scenes: Path, tmp_path: Path) -> None:
     found = clusters.read_json("clusters.json")
     assert len(found["sizes"]) == len(found["margins_by_cluster"]) == 4 and sum(found["sizes"]) == 120
     assert len(found["history"]) == 5 and len(found["dropped_at"]) == 2
+    assert "chosen by the attention alone, label-free" in printed
     assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"
     assert "no masks to score with" in printed

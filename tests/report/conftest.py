@@ -124,7 +124,7 @@ def make_sweep() -> ThresholdSweep:
     counts = 60_000 * np.exp(-(((bins - 0.28) / 0.04) ** 2)) + 18_000 * np.exp(-(((bins - 0.5) / 0.07) ** 2))
     return ThresholdSweep(
         thresholds=thresholds, mious=mious, label_free=0.37, validation=0.41, used="validation",
-        histogram=[int(count) for count in counts],
+        histogram=[int(count) for count in counts], coverage=[100 - place for place in range(101)],
     )  # fmt: skip
 
 
@@ -137,6 +137,7 @@ def make_run(num_examples: int = 12) -> ReportData:
             num_images=300 + 13 * place,
             category=name if place < 9 else None,
             iou=52.0 - 5 * place if place < 9 else None,
+            label_share=5.5 + place,
             nearest=[draw_example(place + 10 * copy).image for copy in range(8)],
         )
         for place, name in enumerate(CATEGORIES)

@@ -3,11 +3,20 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
 from luss_ray.report.data import ReportData, ThresholdSweep
-from luss_ray.report.figures import MAX_POINTS, THEME, quantities, threshold_figure, training_figure
+from luss_ray.report.figures import (
+    MAX_POINTS,
+    MUTED,
+    THEME,
+    quantities,
+    share_figure,
+    threshold_figure,
+    training_figure,
+)
 
 
 def check_themed(svg: str, prefix: str) -> None:
@@ -63,6 +72,9 @@ def test_threshold_figure_shows_both_choices(run: ReportData) -> None:
     svg = threshold_figure(run.threshold, width_px=600, prefix="wide", label="")
     check_themed(svg, "wide")
     assert "validation 0.41" in svg and "label-free 0.37" in svg
+    assert "training pixels that keep a label, %" in svg
+    without = threshold_figure(replace(run.threshold, coverage=[]), width_px=600, prefix="wide", label="")
+    assert "keep a label" not in without
 
 
 @pytest.mark.parametrize(
@@ -70,11 +82,21 @@ def test_threshold_figure_shows_both_choices(run: ReportData) -> None:
     [
         ThresholdSweep(thresholds=[], mious=[], label_free=0.3, histogram=[1, 5, 2, 0]),
         ThresholdSweep(thresholds=[0.0, 0.1], mious=[1.0, None], validation=0.0),
+        ThresholdSweep(thresholds=[], mious=[], label_free=0.5, coverage=[100.0, 40.0, 0.0]),
         ThresholdSweep(thresholds=[0.0, 0.4, 0.8], mious=[1.0, 2.0, 1.0], label_free=0.4, validation=0.4),
     ],
 )
 def test_threshold_figure_of_parts(sweep: ThresholdSweep) -> None:
     check_themed(threshold_figure(sweep, width_px=340, prefix="part", label=""), "part")
+
+
+@pytest.mark.parametrize("num_clusters", [2, 50, 919])
+def test_share_figure_has_a_bar_for_each_cluster(num_clusters: int) -> None:
+    shares = [100 / num_clusters] * num_clusters
+    svg = share_figure(shares, width_px=600, prefix="shares", label="")
+    check_themed(svg, "shares")
+    assert svg.count(f"fill: var({THEME[MUTED]})") >= num_clusters
+    assert svg == share_figure(shares, width_px=600, prefix="shares", label="")
 
 
 def test_figures_are_reproducible(run: ReportData) -> None:

@@ -94,6 +94,8 @@ def test_a_finished_run(run: ReportData) -> None:
     ):
         assert words in text
     assert "Not there yet" not in text
+    assert "5.5 % of the labels" in text and "share of the labelled training pixels" in text
+    assert "choose the attention threshold" in text and "Pixels labelled, %" in text and "63.0" in text
     order = [text.index(words) for words in ("3 min 51 s", "Clustering", "Inference", "Random backbone, all stages")]
     assert order == sorted(order) and "3 min 0 s" in text
 
@@ -102,6 +104,12 @@ def test_without_labels_clusters_take_the_place_of_scores(unlabelled: ReportData
     text = check(render(unlabelled)).text
     assert "10 clusters, found without labels" in text and "Cluster 10" in text
     assert "Scores" not in text and "Ground truth" not in text and "Not there yet" not in text
+
+
+def test_a_threshold_without_labels_is_named_where_there_are_masks(run: ReportData) -> None:
+    result = {**run.result, "threshold": {**run.result["threshold"], "used": "label-free"}}
+    text = check(render(replace(run, result=result))).text
+    assert "chosen without labels" in text and "choose the attention threshold" not in text
 
 
 def test_a_run_that_has_just_begun_says_what_is_missing(begun: ReportData) -> None:
