@@ -14,6 +14,7 @@ from luss_ray.metrics.neighbours import clustering_accuracy
 from luss_ray.stages.extract import feature_file
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
+from luss_ray.train.refusals import user_errors
 
 CENTROIDS, CLUSTERS = "centroids.safetensors", "clusters.json"
 
@@ -27,6 +28,7 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         loader = FeatureFiles(features.folder)
         with (
+            user_errors(),
             StageProgress(f"{prefix}cluster", settings.num_iterations + 1, "iterations") as progress,
             DistributedKMeans(
                 loader,
@@ -72,7 +74,8 @@ def _members(
     clusters: list[np.ndarray] = []
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
-        part: ClusterPart = ray.get(answer)
+        with user_errors():
+            part: ClusterPart = ray.get(answer)
         sizes += part.sizes
         for number, found in enumerate(part.nearest):
             merged = best[number] + [(similarity, first + place) for similarity, place in found]

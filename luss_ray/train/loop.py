@@ -28,6 +28,7 @@ from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimise
 from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, STALLS, write_consumption, write_not_finite
 from luss_ray.train.limits import Limits
+from luss_ray.train.refusals import user_errors
 from luss_ray.train.stall import StallGuard
 from luss_ray.train.task import Task, Trainee, World
 
@@ -73,9 +74,8 @@ def train_worker(assignment: Assignment) -> None:
         refusal = ray.get(monitor.begin.remote()) if world.rank == 0 else None
         if refusal:
             raise UserError(refusal)
-        with StallGuard(
-            assignment.limits.stall_timeout_s, functools.partial(_leave_stacks, assignment, world)
-        ) as guard:
+        leave_stacks = functools.partial(_leave_stacks, assignment, world)
+        with StallGuard(assignment.limits.stall_timeout_s, leave_stacks) as guard, user_errors():
             while not Trainer(assignment, world, guard).run():
                 pass  # it goes back to the newest checkpoint
     except UserError as error:
