@@ -66,6 +66,7 @@ def test_any_number_of_actors_gives_the_same_bits(
     assert_same(fit(loader, num_actors), reference)
 
 
+@pytest.mark.chaos
 def test_killed_actors_leave_no_trace(reference: KMeansResult, loader: FeatureFiles) -> None:
     pids = []
 
