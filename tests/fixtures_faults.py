@@ -1,6 +1,7 @@
 """A running main job seen from outside, so that its processes can be killed and its store taken away."""
 
 import contextlib
+import json
 import random
 import subprocess
 import time
@@ -11,10 +12,15 @@ import fixtures_run as job
 import psutil
 import pytest
 
+from luss_ray.stages.run import BEGUN, STAGE
 from luss_ray.storage.uri import Location
+from luss_ray.train.figures import METRICS
+from luss_ray.train.ledger import ORDER
 
 LONG = ("--pretrain.optimisation.epochs=40", "--until=pretrain", "--checkpoint-every-s=0")
 """Options of a run whose pretraining has 150 steps and saves its state after each."""
+SHARDED = {"features": ".parquet", "pseudo-labels": ".tar", "predictions": ".tar"}
+"""Stages that publish shards, and how these end."""
 TRAINER = "ray::RayTrainWorker"
 _STARTED: list["RunningJob"] = []
 
@@ -53,6 +59,8 @@ class RunningJob:
         self.environment = job.job_environment(environment)
         self.output = folder / "output.txt"
         self.process: subprocess.Popen[bytes] | None = None
+        self.audited = "not audited"
+        """What became of its samples, once it has finished."""
 
     def start(self) -> "RunningJob":
         """Start it, or start it again."""
@@ -78,6 +86,17 @@ class RunningJob:
         names = (self.run / stage / "checkpoints").list(suffix=".safetensors")
         return int(names[-1].removesuffix(".safetensors")) if names else 0
 
+    def stage(self) -> str:
+        """Return the stage that is under way, "" between two."""
+        names = self.run.list(suffix=".json")
+        begun, ended = ({n.removesuffix(f"/{end}") for n in names if n.endswith(f"/{end}")} for end in (BEGUN, STAGE))
+        return next(iter(begun - ended), "")
+
+    def results(self, stage: str) -> set[str]:
+        """Return what a stage has saved so far: checkpoints, shards, figures, and that it is over."""
+        names = (self.run / stage).list()
+        return {name for name in names if name not in (BEGUN, ORDER) and not name.startswith("ray/")}
+
     def processes(self, title: str) -> list[psutil.Process]:
         """Return the processes below this one, of the job or of a cluster, whose title begins so."""
         found = []
@@ -102,6 +121,13 @@ class RunningJob:
         done = self.run / stage / "stage.json"
         self.wait_for(lambda: self.step(stage) >= step or done.exists(), f"step {step} of {stage}", timeout_s)
 
+    def seconds_to_more(self, stage: str, before: set[str] | None = None) -> float:
+        """Wait until a stage has saved more than `before`, or than it has now; return how long that took."""
+        started, before = time.monotonic(), self.results(stage) if before is None else before
+        assert STAGE not in before, f"{stage} was over before the fault"
+        self.wait_for(lambda: self.results(stage) - before, f"more results of {stage}")
+        return time.monotonic() - started
+
     def kill(self) -> None:
         """End the driver and all that it started, as a power cut would."""
         family = psutil.Process(self.running.pid).children(recursive=True)
@@ -122,11 +148,33 @@ class RunningJob:
     def finish(self, timeout_s: float = 300) -> "RunningJob":
         """Wait for its end, which must be a good one, and audit it."""
         assert self.end(timeout_s) == 0, self.said[-3000:]
-        audit = subprocess.run(
-            job.audit_command(self.run.uri), env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert audit.returncode == 0 and "add up" in audit.stdout, audit.stdout + audit.stderr
+        epochs = [line.split() for line in self.audit().splitlines() if line.endswith(" ok")]
+        expected, used = (sum(int(epoch[column]) for epoch in epochs) for column in (3, 4))
+        assert expected == used > 0
+        self.audited = f"{used} samples used, 0 lost, 0 doubled"
         return self
+
+    def audit(self) -> str:
+        """Audit it, up to its newest checkpoints; it must add up. Return what was printed."""
+        command = job.audit_command(self.run.uri)
+        audit = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        assert audit.returncode == 0 and "add up" in audit.stdout, audit.stdout + audit.stderr
+        return audit.stdout
+
+    def published(self) -> dict[str, bytes]:
+        """Return the shards of features, pseudo-labels and predictions."""
+        shards = [(stage, name) for stage in SHARDED for name in (self.run / stage).list(suffix=SHARDED[stage])]
+        assert {stage for stage, _ in shards} == SHARDED.keys()
+        return {f"{stage}/{name}": (self.run / stage).read(name) for stage, name in shards}
+
+    def losses(self, stage: str = "pretrain") -> dict[int, float]:
+        """Return a stage's losses by step (counted from 1), as far as they were noted."""
+        rows = map(json.loads, (self.run / stage / METRICS).read().splitlines())
+        return {row["step"]: row["loss"] for row in rows}
+
+    def result(self) -> dict:
+        """Return its result.json."""
+        return (self.run / "result.json").read_json()
 
     def weights(self, stage: str = "pretrain") -> bytes:
         """Return the weights that a stage has left."""

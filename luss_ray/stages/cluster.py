@@ -17,6 +17,7 @@ from luss_ray.metrics.neighbours import clustering_accuracy, normalised_mutual_i
 from luss_ray.stages.extract import feature_file
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
+from luss_ray.train.refusals import user_errors
 
 CENTROIDS, CLUSTERS = "centroids.safetensors", "clusters.json"
 MARGIN_QUANTILES = (0.1, 0.5, 0.9)
@@ -31,6 +32,7 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         loader = FeatureFiles(features.folder, features.inputs)
         with (
+            user_errors(),
             StageProgress(f"{prefix}cluster", settings.num_iterations + 1, "iterations") as progress,
             DistributedKMeans(
                 loader,
@@ -116,7 +118,8 @@ def find_members(loader: FeatureFiles, files: list[str], found: Clusters) -> Mem
     margins: list[np.ndarray] = []
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
-        part: ClusterPart = ray.get(answer)
+        with user_errors():
+            part: ClusterPart = ray.get(answer)
         sizes += part.sizes
         for number, images in enumerate(part.nearest):
             merged = best[number] + [(similarity, first + place) for similarity, place in images]

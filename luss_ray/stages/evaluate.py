@@ -18,6 +18,7 @@ from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
+from luss_ray.train.refusals import user_errors
 
 METRICS = "metrics.json"
 
@@ -46,7 +47,7 @@ def score_shards(predictions: LabelShards, question: Question) -> Tally:
     shards = range(len(predictions.split.shards))
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     total = question.tally()
-    with StageProgress("evaluation", len(shards), "shards") as progress:
+    with StageProgress("evaluation", len(shards), "shards") as progress, user_errors():
         for done, row in enumerate(rows.map(count, num_cpus=1).iter_rows(), 1):
             total += pickle.loads(row["tally"])
             progress.update(done)
@@ -97,7 +98,9 @@ def score_baselines(run: Run) -> Finished:
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         task = ray.remote(count_baselines)
         totals = {name: SegmentationCounts(num_categories) for name in ("other", "whole_image")}
-        for part in ray.get([task.remote(split, shard, num_categories) for shard in range(len(split.shards))]):
+        with user_errors():
+            parts = ray.get([task.remote(split, shard, num_categories) for shard in range(len(split.shards))])
+        for part in parts:
             totals = {name: counts + part[name] for name, counts in totals.items()}
         folder.write_json(METRICS, {name: counts.compute().to_json() for name, counts in totals.items()})
         return {"images": len(split)}

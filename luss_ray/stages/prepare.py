@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import ray
-from ray.exceptions import RayTaskError
 from ray.util import ActorPool
 
 from luss_ray.core.errors import UserError
@@ -20,6 +19,7 @@ from luss_ray.storage.pack_plan import PackSettings, PlannedShard
 from luss_ray.storage.source_files import LocationFiles
 from luss_ray.storage.uri import Location
 from luss_ray.storage.views import ViewPart, write_view
+from luss_ray.train.refusals import user_errors
 
 FULL = 1000
 """The tier of the ImageNet classes that are in no subset; S919 pretrains on all tiers."""
@@ -231,10 +231,9 @@ def over_the_cluster(
         for _ in range(num_actors)
     ]
     try:
-        pool = ActorPool(actors)
-        yield from pool.map(lambda actor, number: actor.pack.remote(number), list(range(len(shards))))  # pyright: ignore[reportReturnType]
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, UserError) else error from None
+        with user_errors():
+            pool = ActorPool(actors)
+            yield from pool.map(lambda actor, number: actor.pack.remote(number), list(range(len(shards))))  # pyright: ignore[reportReturnType]
     finally:
         for actor in actors:
             ray.kill(actor)  # pyright: ignore[reportArgumentType]

@@ -20,6 +20,7 @@ from luss_ray.data.decode import decode_image
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.store import be_patient
 from luss_ray.train.cluster import Resources
+from luss_ray.train.refusals import user_errors
 
 _BATCH_PIXELS = {"cuda": 32 * 256 * 256, "cpu": 3 * 256 * 256}
 """Image pixels of a batch: enough to fill a GPU; on a CPU what stays near its caches."""
@@ -68,7 +69,7 @@ def run_over_shards(
     """Process the shards `todo` on as many actors as the cluster has room for; return the unusable samples' names.
 
     Raises:
-        UserError: more than `max_bad_samples` samples couldn't be used.
+        UserError: more than `max_bad_samples` samples couldn't be used, or a store refused.
     """
     if not todo:
         return []
@@ -86,7 +87,7 @@ def run_over_shards(
     sizes = np.bincount(work.split.shard_ids, minlength=len(work.split.shards))
     bad: list[str] = []
     images = 0
-    with StageProgress(name, int(sizes[list(todo)].sum()), "images", images_per_unit=1) as progress:
+    with StageProgress(name, int(sizes[list(todo)].sum()), "images", images_per_unit=1) as progress, user_errors():
         for row in done.iter_rows():
             bad += row["bad"].split("\n") if row["bad"] else []
             images += int(sizes[row["shard"]])

@@ -16,6 +16,7 @@ from luss_ray.storage.store import be_patient
 from luss_ray.train.assignment import Assignment
 from luss_ray.train.ledger import STALLS
 from luss_ray.train.loop import Trainer
+from luss_ray.train.refusals import user_errors
 from luss_ray.train.stall import StallGuard
 from luss_ray.train.task import World
 
@@ -32,9 +33,8 @@ def train_worker(assignment: Assignment) -> None:
         refusal = ray.get(monitor.begin.remote()) if world.rank == 0 else None
         if refusal:
             raise UserError(refusal)
-        with StallGuard(
-            assignment.limits.stall_timeout_s, functools.partial(_leave_stacks, assignment, world)
-        ) as guard:
+        leave_stacks = functools.partial(_leave_stacks, assignment, world)
+        with StallGuard(assignment.limits.stall_timeout_s, leave_stacks) as guard, user_errors():
             while not Trainer(assignment, world, guard).run():
                 pass  # it goes back to the newest checkpoint
     except UserError as error:

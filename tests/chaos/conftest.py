@@ -1,31 +1,30 @@
 """Undisturbed runs to compare with, clusters whose nodes come and go, and a table of what was survived."""
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fixtures_run as job
 import pytest
 from fixtures_faults import LONG, RunningJob
 from fixtures_ray import ENVIRONMENT
 
-_ROWS: list[tuple[str, list[float]]] = []
+_ROWS: list[tuple[RunningJob, str, list[float]]] = []
 
 
 @pytest.fixture(scope="session")
-def survived() -> Callable[[str, list[float]], None]:
-    """Return what notes a kind of fault and, for each one injected, the seconds until the next step was saved."""
-    return lambda fault, seconds: _ROWS.append((fault, seconds))
+def survived() -> Callable[[RunningJob, str, list[float]], None]:
+    """Return what notes a kind of fault in a run and, for each one injected, the seconds until more was saved."""
+    return lambda running, fault, seconds: _ROWS.append((running, fault, seconds))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _ROWS:
-        terminalreporter.section("faults survived; audits added up: no sample lost, none doubled")
-        for fault, seconds in _ROWS:
-            median = sorted(seconds)[len(seconds) // 2]
-            spread = f"{median:.1f} s to the next step ({min(seconds):.1f} to {max(seconds):.1f})"
-            terminalreporter.write_line(f"{fault}: {len(seconds)} x, {spread}")
+        terminalreporter.section("faults, seconds to the next step or shard, and what the audit found")
+        for running, fault, seconds in _ROWS:
+            spread = f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
+            terminalreporter.write_line(f"{fault}: {len(seconds)} x, {spread}; {running.audited}")
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +35,10 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Runni
 
 
 @pytest.fixture(scope="session")
-def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Return the result of a whole run that nothing happened to."""
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
+    """Return a whole run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    job.run_job(folder, f"--data={shards}", f"--storage={folder}", "--name=demo", "--no-random-baseline")
-    return job.result_of(folder / "demo")
+    return RunningJob(folder, str(folder), f"--data={shards}", "--no-random-baseline").start().finish()
 
 
 @pytest.fixture

@@ -65,6 +65,12 @@ class TwoNetworks:
         self.nodes.append(node)
         return node
 
+    def wait_for_head(self, environment: dict[str, str]) -> None:
+        """Return when the head answers."""
+        ask = ["ip", "netns", "exec", self.names[0], _RAY, "health-check", f"--address={self.addresses[0]}:6379"]
+        while subprocess.run(ask, env=environment, capture_output=True, check=False).returncode:
+            assert self.nodes[0].poll() is None, "the head has ended"
+
     def remove(self) -> None:
         """End all processes in them, and them."""
         for name in self.names:
@@ -109,7 +115,7 @@ def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: P
         environment={**ENVIRONMENT, "RAY_ADDRESS": address, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"},
         prefix=("ip", "netns", "exec", networks.names[0]),
     )
-    time.sleep(10)
+    networks.wait_for_head(environment)
     other = networks.start_node(1, short, environment)
     running.start()
     running.wait_for_step(3)
@@ -118,13 +124,13 @@ def test_a_partition_that_heals(networks: TwoNetworks, shards: Path, tmp_path: P
     cut = time.monotonic()
     running.wait_for(lambda: "1 worker from step" in running.said, "one worker on this side")
     running.wait_for_step(running.step() + 2)
-    survived("network partition: 2 workers to 1", [time.monotonic() - cut])
+    survived(running, "network partition: 2 workers to 1", [time.monotonic() - cut])
     networks.heal()
     healed, count = time.monotonic(), running.said.count("2 workers from step")
     other.wait(120)  # a node that was declared dead ends itself when it hears of it
     networks.start_node(1, short, environment)
     running.wait_for(lambda: running.said.count("2 workers from step") > count, "two workers again")
-    survived("partition healed, node back: 1 worker to 2", [time.monotonic() - healed])
+    survived(running, "partition healed, node back: 1 worker to 2", [time.monotonic() - healed])
     running.finish(900)
 
 

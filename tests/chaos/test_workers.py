@@ -1,20 +1,28 @@
 """Training workers that die, hang, or lose their nodes."""
 
-import json
-import math
 import time
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from fixtures_faults import LONG, RunningJob, kill_trainers
+from fixtures_reference import reference_losses
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
+_SPREAD = 0.2
+"""Of the mean of the last 30 losses noted, over three seeds of 937 steps (benchmarks/RESULTS.md, Faults)."""
 _NODE = {"num_cpus": 1, "object_store_memory": 500_000_000}
+
+
+def difference_at_the_end(losses: dict[int, float], expected: dict[int, float]) -> float:
+    """Return by how much the mean of the last 30 losses is off."""
+    steps = sorted(losses)[-30:]
+    return abs(mean(losses[step] for step in steps) - mean(expected[step] for step in steps))
 
 
 def test_a_worker_killed_twenty_times(shards: Path, tmp_path: Path, undisturbed: RunningJob, survived) -> None:
     running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG).start()
-    survived("training worker killed (SIGKILL)", kill_trainers(running, 20))
+    survived(running, "training worker killed (SIGKILL)", kill_trainers(running, 20))
     running.finish(600)
     assert running.said.count("from step") >= 20
     assert running.weights() == undisturbed.weights()
@@ -32,16 +40,14 @@ def test_loaders_that_hang(shards: Path, tmp_path: Path, survived) -> None:
     running.wait_for(lambda: "no step for 40 s" in running.said, "note of the hang")
     noticed = time.monotonic()
     running.wait_for_step(running.step() + 2)
-    survived("all loaders hang (SIGSTOP); after 40 s without a step", [time.monotonic() - noticed])
+    survived(running, "all loaders hang (SIGSTOP); after 40 s without a step", [time.monotonic() - noticed])
     running.finish(600)
     stacks = sorted((running.run / "pretrain" / "stalls").local_path.iterdir())
     assert {path.stem[-6:] for path in stacks} == {"rank-0", "rank-1"}
     assert all("take_steps" in path.read_text() for path in stacks)
 
 
-def test_nodes_come_and_go(
-    cluster, on_cluster: dict[str, str], shards: Path, tmp_path: Path, undisturbed: RunningJob, survived
-) -> None:
+def test_nodes_come_and_go(cluster, on_cluster: dict[str, str], shards: Path, tmp_path: Path, survived) -> None:
     """1 → 3 → 2 → 1 workers; another world size rounds differently, so the loss is compared, not the bits."""
     nodes = [cluster.add_node(**_NODE)]
     options = (f"--data={shards}", *LONG, "--num-workers=1 3", "--resize-every-s=1", "--checkpoint-every-s=1")
@@ -52,7 +58,7 @@ def test_nodes_come_and_go(
     started = time.monotonic()
     running.wait_for(lambda: "3 workers from step" in running.said, "three workers")
     running.wait_for_step(running.step() + 2)
-    survived("two nodes more: 1 to 3 workers", [time.monotonic() - started])
+    survived(running, "two nodes more: 1 to 3 workers", [time.monotonic() - started])
     seconds = []
     for left in (2, 1):
         cluster.remove_node(nodes.pop(), allow_graceful=False)
@@ -60,8 +66,10 @@ def test_nodes_come_and_go(
         running.wait_for(lambda: running.said.count(f"{left} worker") > count, f"{left} workers")  # noqa: B023
         running.wait_for_step(running.step() + 2)
         seconds.append(time.monotonic() - started)
-    survived("node killed: 3 to 2 to 1 workers", seconds)
+    survived(running, "node killed: 3 to 2 to 1 workers", seconds)
     running.finish(900)
+    expected = reference_losses(shards, many)
+    assert difference_at_the_end(running.losses(), expected) < _SPREAD
 
 
 @pytest.mark.parametrize("notice_s", [60, 1], ids=["enough notice", "too little notice"])
@@ -88,23 +96,22 @@ def test_a_node_that_is_taken_away(
     cluster.remove_node(nodes[1], allow_graceful=False)
     taken = time.monotonic()
     running.wait_for(lambda: "1 worker from step" in running.said, "one worker")
-    survived(f"node taken away after {notice_s} s' notice: 2 to 1 workers", [time.monotonic() - taken])
+    survived(running, f"node taken away after {notice_s} s' notice: 2 to 1 workers", [time.monotonic() - taken])
     if notice_s > 1:
         assert f"1 worker from step {saved} on" in running.said
     running.finish(900)
 
 
-def test_the_loss_does_not_depend_on_the_number_of_workers(
-    shards: Path, tmp_path: Path, undisturbed: RunningJob
-) -> None:
-    """Uneven slices: 32 images on three workers."""
-    running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG, "--num-workers=3 3").start().finish()
+def test_the_loss_does_not_depend_on_the_number_of_workers(shards: Path, tmp_path: Path) -> None:
+    """Slices of 3, 3 and 2 images, against a plain loop over whole batches: all is the same but for rounding.
 
-    def losses(done: RunningJob) -> list[float]:
-        rows = (done.run / "pretrain" / "metrics.jsonl").read().decode().splitlines()
-        return [json.loads(row)["loss"] for row in rows]
-
-    two, three = losses(undisturbed), losses(running)
-    assert len(two) == len(three) == 150
-    assert all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(two[:20], three[:20], strict=True))
-    assert math.isclose(sum(two[-30:]), sum(three[-30:]), rel_tol=0.02)
+    Rounding grows: weights nudged by 1e-7 before the first step change the first four losses by up to 3e-5 of
+    themselves, the tenth by 1e-2, and the mean of the last 30 by 0.04 (eight nudges; benchmarks/RESULTS.md).
+    """
+    small = ("--pretrain.optimisation.epochs=4", "--pretrain.optimisation.batch-size=8")
+    options = (f"--data={shards}", *LONG[1:], *small, "--num-workers=3 3")
+    three = RunningJob(tmp_path, str(tmp_path), *options).start().finish().losses()
+    expected = reference_losses(shards, *small)
+    assert three.keys() == expected.keys() and len(three) == 60
+    assert [three[step] for step in range(1, 5)] == pytest.approx([expected[step] for step in range(1, 5)], rel=3e-4)
+    assert difference_at_the_end(three, expected) < 0.1

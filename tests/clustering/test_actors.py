@@ -86,6 +86,7 @@ def test_hopeless_restarts_are_dropped_and_named(reference: KMeansResult, loader
             assert history[at] - (8 - at) * (history[at - 1] - history[at]) > min(found.history[at])
 
 
+@pytest.mark.chaos
 def test_killed_actors_leave_no_trace(reference: KMeansResult, loader: FeatureFiles) -> None:
     pids = []
 

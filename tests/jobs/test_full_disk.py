@@ -7,7 +7,7 @@ import fixtures_run as job
 import pytest
 from fixtures_disk import resize_disk, tiny_disk
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 
 
 def test_a_disk_that_fills_up_during_training(shards: Path, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_what_the_user_got_wrong_is_one_line_and_code_2(make_layout, tmp_path):
     assert "--bogus" in unknown.stderr
 
 
+@pytest.mark.chaos
 def test_a_disk_that_fills_up_leaves_no_dataset_and_with_more_space_packing_goes_on(make_layout, tmp_path):
     with tiny_disk(tmp_path / "disk", "16k") as disk:
         build = ("build", "--source", make_layout(), "--out", disk / "data", "--images-per-shard", 10)

@@ -116,6 +116,7 @@ pack(source, Location.parse(sys.argv[2]), PackSettings(images_per_shard=5))
 """
 
 
+@pytest.mark.chaos
 def test_a_packer_killed_at_any_time_can_be_followed_by_another(make_layout, place):
     root = make_layout(num_train=40)
     for delay_s in (0.01, 0.04, 0.08):

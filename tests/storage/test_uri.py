@@ -175,6 +175,7 @@ print("go", flush=True)
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("delay_s", [0.02, 0.15])
 def test_a_writer_killed_in_the_middle_leaves_nothing_readable(place, delay_s):
     writer = subprocess.Popen([sys.executable, "-c", _WRITER, place.uri], stdout=subprocess.PIPE)
