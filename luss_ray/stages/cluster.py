@@ -62,9 +62,9 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
         about = {"images": found.num_rows, "inertia": found.inertia, "restart": found.restart}
         known = (split.class_ids > 0) & (members.clusters >= 0)
         if known.any():
-            clusters, classes = members.clusters[known], split.class_ids[known]
-            about["image_accuracy"] = round(clustering_accuracy(clusters, classes), 2)
-            about["nmi"] = round(normalised_mutual_information(clusters, classes), 4)
+            guesses, classes = members.clusters[known], split.class_ids[known]
+            about["image_accuracy"] = round(clustering_accuracy(guesses, classes), 2)
+            about["nmi"] = round(normalised_mutual_information(guesses, classes), 4)
         return about
 
     inputs = {"features": features.inputs, "clustering": settings, "num_clusters": run.num_clusters}
@@ -119,6 +119,7 @@ def find_members(loader: FeatureFiles, files: list[str], found: Clusters) -> Mem
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
         with user_errors():
+            with user_errors():
             part: ClusterPart = ray.get(answer)
         sizes += part.sizes
         for number, images in enumerate(part.nearest):
