@@ -119,7 +119,6 @@ def find_members(loader: FeatureFiles, files: list[str], found: Clusters) -> Mem
     first = 0
     for answer in [task.remote(loader, name, shared) for name in files]:
         with user_errors():
-            with user_errors():
             part: ClusterPart = ray.get(answer)
         sizes += part.sizes
         for number, images in enumerate(part.nearest):
