@@ -1,14 +1,19 @@
 """Runs of the main job as a user starts it, with numbers so small that one takes about a minute."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from luss_ray.config.command_line import parse
+from luss_ray.config.recipe import Recipe
 from luss_ray.demo.build import build
 from luss_ray.demo.variants import DEMO
 from luss_ray.storage.dataset import ShardedDataset
@@ -92,6 +97,20 @@ def run_program(name: str, folder: Path, *words: str) -> str:
     done = program(name, folder, *words)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_tail(folder / 'ray.log')}"
     return done.stdout
+
+
+def load_program(path: str) -> ModuleType:
+    """Return one of the project's programs as a module."""
+    spec = importlib.util.spec_from_file_location(f"program_{Path(path).stem}", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parsed(words: list[str]) -> tuple[Any, Recipe]:
+    """Return options and recipe of a command line of the main job."""
+    return parse(load_program("jobs/pass.py").Options, words, program="pass.py", about="")
 
 
 def job_environment(extra: dict[str, str] | None = None) -> dict[str, str]:

@@ -53,6 +53,7 @@ def join(log_file: Path) -> None:
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
+        _keep_here()
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine won't be taken from under itself
     ray.init(
@@ -64,6 +65,25 @@ def join(log_file: Path) -> None:
     )
 
 
+def _keep_here() -> None:
+    """Start beside the driver, on the head, those actors of Ray Data that outlive all jobs.
+
+    Else they live where they are needed first, and the autoscaler never lets that node go (ray-project/ray#56576).
+    """
+    # Imported here since it takes seconds.
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator  # noqa: PLC0415
+    from ray.data._internal.execution.node_trackers import get_or_create_actor_location_tracker  # noqa: PLC0415
+    from ray.data._internal.stats import get_or_create_stats_actor  # noqa: PLC0415
+    from ray.data._internal.usage.actor import get_or_create_usage_collection_actor  # noqa: PLC0415
+    from ray.data._internal.usage.collector import usage_collection_disabled  # noqa: PLC0415
+
+    get_or_create_autoscaling_coordinator()
+    get_or_create_actor_location_tracker()
+    get_or_create_stats_actor()
+    if not usage_collection_disabled():
+        get_or_create_usage_collection_actor()
+
+
 def resources(num_workers: tuple[int, int] | None) -> Resources:
     """Return what a run takes: a worker for each GPU, or one on a cluster without GPUs, unless asked for otherwise.
 
@@ -72,9 +92,17 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
 
     Args:
         num_workers: fewest and most training workers, at least 1; None = by what the cluster has now.
+
+    Raises:
+        UserError: the cluster is at rest, so that whether there will be GPUs isn't known.
     """
     cluster = ray.cluster_resources()
     num_gpus = int(cluster.get("GPU", 0))
+    if not num_gpus and not cluster.get("CPU", 0):
+        raise UserError(
+            "the cluster has neither GPUs nor CPUs now, and a run decides by what it finds: submit it as "
+            "`python infra/on_gpus.py NUM_GPUS -- COMMAND`, or `python infra/on_gpus.py 0 --cpus NUM -- COMMAND`"
+        )
     low, high = num_workers or (max(1, num_gpus), max(1, num_gpus))
     num_cores = os.cpu_count() or 1 if _is_ours() else int(cluster.get("CPU", 1))
     return Resources(

@@ -24,7 +24,7 @@ _DESCRIPTIONS = {
     "data/quarantined": "Samples that this worker could not use",
 }
 GAUGES = {name: f"luss_ray_{name.replace('/', '_')}" for name in _DESCRIPTIONS}
-"""Figure -> its name in Prometheus."""
+"""Figure -> the name of its gauge; in Prometheus Ray puts `ray_` before it."""
 
 
 @dataclass(kw_only=True)

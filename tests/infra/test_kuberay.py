@@ -1,19 +1,15 @@
 """infra/kuberay.yaml, by the code of Ray's autoscaler that reads it on Kubernetes, and by Kubernetes' own schemas."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import fixtures_run as job
 import pytest
 import ray
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-
-from luss_ray.config.command_line import parse
-from luss_ray.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,19 +33,6 @@ def groups(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _pod(group: dict[str, Any]) -> dict[str, Any]:
     return group["template"]["spec"]
-
-
-def _program(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"program_{Path(path).stem}", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _parsed(words: list[str]) -> tuple[Any, Recipe]:
-    """Return options and recipe of a command line of the main job."""
-    return parse(_program("jobs/pass.py").Options, words, program="pass.py", about="")
 
 
 def test_the_autoscaler_sees_a_cluster_that_grows_from_zero(manifests: dict[str, dict[str, Any]]) -> None:
@@ -104,17 +87,17 @@ def test_limits_hold_what_is_requested(groups: dict[str, dict[str, Any]]) -> Non
 def test_the_job_finds_the_cluster_and_its_command_line_is_one(
     manifests: dict[str, dict[str, Any]], groups: dict[str, dict[str, Any]]
 ) -> None:
-    job = manifests["RayJob"]["spec"]
-    assert job["clusterSelector"] == {"ray.io/cluster": manifests["RayCluster"]["metadata"]["name"]}
-    words = shlex.split(job["entrypoint"])
+    spec = manifests["RayJob"]["spec"]
+    assert spec["clusterSelector"] == {"ray.io/cluster": manifests["RayCluster"]["metadata"]["name"]}
+    words = shlex.split(spec["entrypoint"])
     assert words[:5] == ["cd", "/app", "&&", "python", "infra/on_gpus.py"]
-    num_gpus, command = _program("infra/on_gpus.py").parse(words[5:])
+    wanted, command = job.load_program("infra/on_gpus.py").parse(words[5:])
     (gpu_group,) = [
         each for each in manifests["RayCluster"]["spec"]["workerGroupSpecs"] if each["groupName"] == "gpu-spot"
     ]
-    assert num_gpus == gpu_group["maxReplicas"]
+    assert wanted["GPU"] == gpu_group["maxReplicas"]
     assert command[:2] == ["python", "jobs/pass.py"]
-    options, recipe = _parsed(command[2:])
+    options, recipe = job.parsed(command[2:])
     assert recipe.recipe_name == "imagenet-s-50"
     assert options.data.startswith("s3://") and options.storage.startswith("s3://")
 
@@ -124,7 +107,7 @@ def test_commands_in_the_readme_are_understood() -> None:
     commands = re.findall(r"python jobs/pass\.py ([^\n`]+)", text)
     assert commands
     for command in commands:
-        _parsed(shlex.split(command))
+        job.parsed(shlex.split(command))
 
 
 def test_pods_and_account_fit_the_schemas_of_kubernetes(

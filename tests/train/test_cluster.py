@@ -3,6 +3,7 @@ import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from luss_ray.core.errors import UserError
 from luss_ray.train import cluster
 
 
@@ -18,7 +19,7 @@ def in_cluster(monkeypatch: pytest.MonkeyPatch):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 200), st.integers(1, 20))
+@given(st.integers(1, 200), st.integers(1, 20))
 def test_trainers_and_loaders_fit_into_the_cluster_together(in_cluster, cpus: int, num_workers: int) -> None:
     in_cluster(cpus)
     taken = cluster.resources((1, num_workers))
@@ -31,3 +32,10 @@ def test_every_gpu_has_a_worker_and_its_share_of_the_cpus(in_cluster) -> None:
     in_cluster(128, gpus=8)
     taken = cluster.resources(None)
     assert taken.use_gpu and taken.num_workers == (8, 8) and taken.num_loaders == 14 and taken.num_actors == 8
+
+
+@pytest.mark.parametrize("num_workers", [None, (4, 16)])
+def test_a_cluster_at_rest_is_not_taken_for_one_without_gpus(in_cluster, num_workers: tuple[int, int] | None) -> None:
+    in_cluster(0)
+    with pytest.raises(UserError, match=r"infra/on_gpus\.py NUM_GPUS"):
+        cluster.resources(num_workers)
