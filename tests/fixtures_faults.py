@@ -108,7 +108,7 @@ class RunningJob:
                 continue
         return found
 
-    def wait_for(self, event: Callable[[], object], what: str, timeout_s: float = 300) -> None:
+    def wait_for(self, event: Callable[[], object], what: str, timeout_s: float = 900) -> None:
         """Wait until something is so, while the job runs."""
         deadline = time.monotonic() + timeout_s
         while not event():
@@ -116,7 +116,7 @@ class RunningJob:
             assert time.monotonic() < deadline, f"no {what} in {timeout_s} s: {self.said[-3000:]}"
             time.sleep(0.02)
 
-    def wait_for_step(self, step: int, stage: str = "pretrain", timeout_s: float = 300) -> None:
+    def wait_for_step(self, step: int, stage: str = "pretrain", timeout_s: float = 900) -> None:
         """Wait until a stage has saved this step, or is finished."""
         done = self.run / stage / "stage.json"
         self.wait_for(lambda: self.step(stage) >= step or done.exists(), f"step {step} of {stage}", timeout_s)
@@ -138,14 +138,14 @@ class RunningJob:
         psutil.wait_procs(family, timeout=60)
         self.process = None
 
-    def end(self, timeout_s: float = 300) -> int:
+    def end(self, timeout_s: float = 900) -> int:
         """Wait for its end and return its exit code."""
         try:
             return self.running.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s: {self.said[-3000:]}") from None
 
-    def finish(self, timeout_s: float = 300) -> "RunningJob":
+    def finish(self, timeout_s: float = 900) -> "RunningJob":
         """Wait for its end, which must be a good one, and audit it."""
         assert self.end(timeout_s) == 0, self.said[-3000:]
         epochs = [line.split() for line in self.audit().splitlines() if line.endswith(" ok")]

@@ -131,8 +131,7 @@ def _tail(log: Path) -> str:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in ImageNet-S layout: 120 training scenes and 40 for validation, of four categories."""
-    variant = replace(DEMO, categories=("chair", "sofa", "car", "lamp"), side_px=48)
-    return build(tmp_path_factory.mktemp("scenes"), variant=variant, num_train=120, num_validation=40)
+    return make_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 UNREADABLE_ROW = 7
@@ -142,7 +141,17 @@ UNREADABLE_ROW = 7
 @pytest.fixture(scope="session")
 def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the scenes packed into shards of 30 images; one training image doesn't decode any more."""
-    out = tmp_path_factory.mktemp("shards") / "scenes"
+    return make_shards(scenes, tmp_path_factory.mktemp("shards") / "scenes")
+
+
+def make_scenes(folder: Path) -> Path:
+    """Make the scenes of the fixture `scenes`."""
+    variant = replace(DEMO, categories=("chair", "sofa", "car", "lamp"), side_px=48)
+    return build(folder, variant=variant, num_train=120, num_validation=40)
+
+
+def make_shards(scenes: Path, out: Path) -> Path:
+    """Make the shards of the fixture `shards`."""
     pack_scenes(scenes, str(out))
     split = ShardedDataset.open(Location.parse(out)).split("train")
     with Path(split.shard_uri(UNREADABLE_ROW)).open("r+b") as shard:

@@ -49,7 +49,7 @@ def test_every_kind_of_actor_killed(shards: Path, tmp_path: Path, whole: Running
         victim.kill()
         seconds = running.seconds_to_more(stage)
         survived(running, f"{title} killed in {stage}", [seconds])
-    running.finish(600)
+    running.finish()
     assert running.result()["metrics"] == whole.result()["metrics"]
 
 

@@ -23,7 +23,7 @@ def difference_at_the_end(losses: dict[int, float], expected: dict[int, float]) 
 def test_a_worker_killed_twenty_times(shards: Path, tmp_path: Path, undisturbed: RunningJob, survived) -> None:
     running = RunningJob(tmp_path, str(tmp_path), f"--data={shards}", *LONG).start()
     survived(running, "training worker killed (SIGKILL)", kill_trainers(running, 20))
-    running.finish(600)
+    running.finish()
     assert running.said.count("from step") >= 20
     assert running.weights() == undisturbed.weights()
 
@@ -41,7 +41,7 @@ def test_loaders_that_hang(shards: Path, tmp_path: Path, survived) -> None:
     noticed = time.monotonic()
     running.wait_for_step(running.step() + 2)
     survived(running, "all loaders hang (SIGSTOP); after 40 s without a step", [time.monotonic() - noticed])
-    running.finish(600)
+    running.finish()
     stacks = sorted((running.run / "pretrain" / "stalls").local_path.iterdir())
     assert {path.stem[-6:] for path in stacks} == {"rank-0", "rank-1"}
     assert all("take_steps" in path.read_text() for path in stacks)
@@ -67,7 +67,7 @@ def test_nodes_come_and_go(cluster, on_cluster: dict[str, str], shards: Path, tm
         running.wait_for_step(running.step() + 2)
         seconds.append(time.monotonic() - started)
     survived(running, "node killed: 3 to 2 to 1 workers", seconds)
-    running.finish(900)
+    running.finish()
     expected = reference_losses(shards, many)
     assert difference_at_the_end(running.losses(), expected) < _SPREAD
 
@@ -99,7 +99,7 @@ def test_a_node_that_is_taken_away(
     survived(running, f"node taken away after {notice_s} s' notice: 2 to 1 workers", [time.monotonic() - taken])
     if notice_s > 1:
         assert f"1 worker from step {saved} on" in running.said
-    running.finish(900)
+    running.finish()
 
 
 def test_the_loss_does_not_depend_on_the_number_of_workers(shards: Path, tmp_path: Path) -> None:
