@@ -14,6 +14,7 @@ from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import Maps
 from luss_ray.metrics.matching import apply_mapping
 from luss_ray.report.data import Cluster, Example, ReportData, ThresholdSweep
+from luss_ray.report.inspection import QUANTILES, Inspection, inspect_clusters
 from luss_ray.report.page import render
 from luss_ray.stages.cluster import CLUSTERS
 from luss_ray.stages.coverage import read_label_counts
@@ -28,11 +29,13 @@ LABELS = "pseudo-labels"
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
 _TRAINED = ("pretrain", "attention", "finetune")
 _THUMBNAIL_PX = 96
+_SAMPLE = 5000
 RANDOM = "random-backbone/"
 
 
 def write_report(run: Run) -> dict[str, Any]:
     """Write result.json and report.html from what is finished; return the former's content."""
+    inspection = _inspection(run)
     result = {
         "recipe": run.recipe.recipe_name,
         "settings": settings(run.recipe),
@@ -47,10 +50,11 @@ def write_report(run: Run) -> dict[str, Any]:
         "stages": _stages(run),
         "threshold": _threshold(run),
         "pseudo_labels": _pseudo_labels(run),
+        "clusters": _agreement(inspection),
         "metrics": _metrics(run),
     }
     run.folder.write_json(RESULT, result)
-    run.folder.write(REPORT, render(_report_data(run, result)).encode())
+    run.folder.write(REPORT, render(_report_data(run, result, inspection)).encode())
     return result
 
 
@@ -95,6 +99,20 @@ def _pseudo_labels(run: Run) -> dict[str, Any]:
     }
 
 
+def _inspection(run: Run) -> Inspection | None:
+    if not run.folder.exists(f"clusters/{STAGE}"):
+        return None
+    return inspect_clusters(run.folder, run.data.split("train"), sample=_SAMPLE)
+
+
+def _agreement(inspection: Inspection | None) -> dict[str, Any]:
+    """Return what `jobs/inspect_clusters.py` says of all clusters together; {} where there are none yet."""
+    if inspection is None:
+        return {}
+    found = {"sampled": inspection.num_sampled, "margin": inspection.margin}
+    return found | {"nmi": inspection.nmi, "accuracy": inspection.accuracy}
+
+
 def _metrics(run: Run) -> dict[str, Any]:
     """Return the scores there are; {} without labels."""
     metrics: dict[str, Any] = {}
@@ -111,7 +129,7 @@ def _metrics(run: Run) -> dict[str, Any]:
     return metrics | ({"baselines": baselines} if baselines else {})
 
 
-def _report_data(run: Run, result: dict[str, Any]) -> ReportData:
+def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None) -> ReportData:
     histories = {name: _rows(run, f"{name}/{TRAINING_METRICS}") for name in _TRAINED}
     return ReportData(
         result=result,
@@ -120,7 +138,8 @@ def _report_data(run: Run, result: dict[str, Any]) -> ReportData:
         curves={name: history for name, history in histories.items() if history},
         threshold=_sweep(run),
         examples=_examples(run),
-        clusters=_clusters(run, result["pseudo_labels"].get("shares")),
+        clusters=_clusters(run, result["pseudo_labels"].get("shares"), inspection),
+        objective=inspection.objective if inspection else [],
         categories=list(run.data.categories),
     )
 
@@ -183,13 +202,14 @@ def _mapped(labels: np.ndarray, mapping: list[int] | None) -> np.ndarray:
     return labels.astype(np.uint16) if mapping is None else apply_mapping(labels, np.array(mapping)).astype(np.uint16)
 
 
-def _clusters(run: Run, shares: list[float] | None) -> list[Cluster]:
+def _clusters(run: Run, shares: list[float] | None, inspection: Inspection | None) -> list[Cluster]:
     found = _read(run, f"clusters/{CLUSTERS}")
-    if found is None:
+    if found is None or inspection is None:
         return []
     evaluation, split = _read(run, f"evaluation/{METRICS}"), run.data.split("train")
     clusters = []
     for number, (size, rows) in enumerate(zip(found["sizes"], found["nearest"], strict=True), start=1):
+        margins = inspection.margins[number - 1]
         category = evaluation["matching"][number] if evaluation else 0
         clusters.append(
             Cluster(
@@ -197,6 +217,7 @@ def _clusters(run: Run, shares: list[float] | None) -> list[Cluster]:
                 num_images=size,
                 category=run.data.categories[category - 1] if category else None,
                 iou=evaluation["scores"]["ious"][category] if category else None,
+                margin=margins[QUANTILES.index(0.5)] if margins else None,
                 label_share=shares[number - 1] if shares else None,
                 nearest=[resize_shorter(decode_image(data), _THUMBNAIL_PX) for data in split.read_images(rows)],
             )

@@ -46,6 +46,8 @@ class Cluster:
     """Name of the category it was matched to; None without labels or without a match."""
     iou: float | None = None
     """IoU of that category in the fine-tuned network's prediction, in percent."""
+    margin: float | None = None
+    """Median over its images, of a sample, of the cosine to its centroid minus that to the second best."""
     label_share: float | None = None
     """Its share of the training pixels that keep a label at the threshold used, in percent."""
     nearest: list[UInt8[np.ndarray, "h w 3"]] = field(default_factory=list)
@@ -93,5 +95,7 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     """Images in the order of the page; 24 of them at most are shown."""
     clusters: list[Cluster] = field(default_factory=list)
+    objective: list[list[float | None]] = field(default_factory=list)
+    """Objective of k-means by iteration, then by restart; None once a restart was given up."""
     categories: list[str] = field(default_factory=list)
     """Names; index i = id i + 1. May be empty without labels."""

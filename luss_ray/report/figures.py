@@ -139,6 +139,24 @@ def share_figure(shares: Sequence[float], *, width_px: int, prefix: str, label: 
     return _svg(figure, prefix=prefix, label=label)
 
 
+def objective_figure(objective: list[list[float | None]], *, width_px: int, prefix: str, label: str) -> str:
+    """Return the objective of k-means over its iterations as SVG: a line for each restart, the lowest end stands out.
+
+    Args:
+        objective: by iteration, then by restart; None once a restart was given up.
+        width_px: width the page shows it at.
+        prefix: makes the figure's ids unique in the page.
+        label: what a screen reader says instead of the figure.
+    """
+    figure, (axes,) = _stacked([110], width_px=width_px, left_px=44, right_px=8)
+    values = np.array([[math.nan if value is None else value for value in row] for row in objective])
+    axes.plot(values, color=MUTED, linewidth=0.8)
+    axes.plot(values[:, np.where(np.isnan(values[-1]), math.inf, values[-1]).argmin()], color=ACCENT, linewidth=1.8)
+    _plain(axes, num_ticks=3, is_last=True, label="iteration")
+    axes.set_title("objective of each restart of k-means", loc="left", fontsize=11, color=INK)
+    return _svg(figure, prefix=prefix, label=label)
+
+
 def _stacked(
     heights_px: list[int], *, width_px: int, left_px: int, right_px: int, top_px: int = 20
 ) -> tuple[Figure, list[Axes]]:

@@ -1,5 +1,6 @@
 """The report: one HTML file with everything inside that opens from disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from markupsafe import Markup
 
 from luss_ray.report import gallery, scores
 from luss_ray.report.data import ReportData
-from luss_ray.report.figures import quantities, share_figure, threshold_figure, training_figure
+from luss_ray.report.figures import objective_figure, quantities, share_figure, threshold_figure, training_figure
 from luss_ray.train.collapse import ALARM, meaning
 
 WIDTHS_PX = {"wide": 620, "narrow": 340}
@@ -109,7 +110,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "num_open_categories": NUM_OPEN_CATEGORIES,
         "training": _training(data),
         "threshold": _threshold(data),
-        "shares": _shares(data),
+        "cluster_figures": _cluster_figures(data),
+        "agreement": data.result.get("clusters") or {},
         "stages": stages,
         "total_s": sum(seconds),
         "longest_s": max([*seconds, 1e-6]),
@@ -159,16 +161,23 @@ def _alarms(rows: list[dict[str, float]]) -> list[str]:
     return [f"{texts[name]}: {meaning(texts[name])} (steps {held[0]} to {held[-1]})" for name, held in steps.items()]
 
 
-def _shares(data: ReportData) -> dict[str, Markup]:
-    """Return the figure of the clusters' shares of the labels at both widths; {} where there are no labels yet."""
+def _cluster_figures(data: ReportData) -> list[dict[str, Markup]]:
+    """Return the figures of objective and shares of the labels, each at both widths; without those not there yet."""
+    figures = []
+    if data.objective:
+        label = f"objective of {len(data.objective[0])} restarts of k-means over {len(data.objective)} iterations"
+        figures.append(_both_widths(objective_figure, data.objective, "objective", label))
     shares = [cluster.label_share for cluster in data.clusters if cluster.label_share is not None]
-    if not shares:
-        return {}
-    label = (
-        f"shares of {len(shares)} clusters in the labelled training pixels: {max(shares):.2g} to {min(shares):.2g} %"
-    )
+    if shares:
+        extent = f"{max(shares):.2g} to {min(shares):.2g} %"
+        label = f"shares of {len(shares)} clusters in the labelled training pixels: {extent}"
+        figures.append(_both_widths(share_figure, shares, "shares", label))
+    return figures
+
+
+def _both_widths(draw: Callable[..., str], values: Any, name: str, label: str) -> dict[str, Markup]:
     return {
-        kind: Markup(share_figure(shares, width_px=width, prefix=f"shares-{kind}", label=label))
+        kind: Markup(draw(values, width_px=width, prefix=f"{name}-{kind}", label=label))
         for kind, width in WIDTHS_PX.items()
     }
 
@@ -181,10 +190,7 @@ def _threshold(data: ReportData) -> dict[str, Any] | None:
     named = ", ".join(f"{name} choice {value:.2f}" for name, value in choices if value is not None)
     parts = {"mIoU by threshold": sweep.mious, "coverage": sweep.coverage, "histogram of attention": sweep.histogram}
     shown = " and ".join(name for name, values in parts.items() if values)
-    svgs = {
-        kind: Markup(threshold_figure(sweep, width_px=width, prefix=f"threshold-{kind}", label=f"{shown}; {named}"))
-        for kind, width in WIDTHS_PX.items()
-    }
+    svgs = _both_widths(threshold_figure, sweep, "threshold", f"{shown}; {named}")
     return {"svgs": svgs, "choices": _choices(data)}
 
 

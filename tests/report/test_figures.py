@@ -12,6 +12,7 @@ from luss_ray.report.figures import (
     MAX_POINTS,
     MUTED,
     THEME,
+    objective_figure,
     quantities,
     share_figure,
     threshold_figure,
@@ -88,6 +89,13 @@ def test_threshold_figure_shows_both_choices(run: ReportData) -> None:
 )
 def test_threshold_figure_of_parts(sweep: ThresholdSweep) -> None:
     check_themed(threshold_figure(sweep, width_px=340, prefix="part", label=""), "part")
+
+
+@pytest.mark.parametrize("objective", [[[3.0, 2.0], [2.0, None]], [[1.0]], [[5.0, 4.0], [None, None]]])
+def test_objective_figure_of_restarts(objective: list[list[float | None]]) -> None:
+    svg = objective_figure(objective, width_px=340, prefix="objective", label="")
+    check_themed(svg, "objective")
+    assert "nan" not in svg and "objective of each restart" in svg
 
 
 @pytest.mark.parametrize("num_clusters", [2, 50, 919])
