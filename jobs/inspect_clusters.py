@@ -12,7 +12,8 @@ from rich.table import Table
 from luss_ray.core.command import parsed, run
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
-from luss_ray.report.inspection import QUANTILES, SAMPLE, Inspection, inspect_clusters
+from luss_ray.report.inspection import Inspection, inspect_clusters
+from luss_ray.stages.cluster import MARGIN_QUANTILES
 from luss_ray.stages.run import read_origin
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
@@ -24,16 +25,14 @@ class Options:
 
     run: Annotated[str, tyro.conf.Positional]
     """The run, STORAGE/NAME: a folder or s3://bucket/prefix."""
-    sample: int = SAMPLE
-    """Images whose margins are looked at, at least."""
     num_keys: int = 3
     """Example images named for each cluster."""
     json: Path | None = None
     """Also write everything to this file."""
 
     def __post_init__(self) -> None:
-        if self.sample < 1 or self.num_keys < 0:
-            raise UserError(f"--sample {self.sample} --num-keys {self.num_keys}: give at least 1 and 0")
+        if self.num_keys < 0:
+            raise UserError(f"--num-keys {self.num_keys}: give 0 or more")
 
 
 def main(options: Options) -> None:
@@ -43,25 +42,25 @@ def main(options: Options) -> None:
     data = ShardedDataset.open(Location.parse(origin.data_uri))
     if data.digest != origin.data_digest:
         raise UserError(f"{origin.data_uri} is not the dataset any more that {folder.uri} was made from")
-    found = inspect_clusters(folder, data.split("train"), sample=options.sample)
+    found = inspect_clusters(folder, data.split("train"))
     CONSOLE.print(_clusters(found, options.num_keys))
     if found.objective:
         CONSOLE.print(_objective(found))
     if found.coverage:
         CONSOLE.print(_coverage(found))
-    margin = f"median margin {found.margin:.3f}"
+    margin = "no images" if found.margin is None else f"median margin {found.margin:.3f}"
     agreement = "" if found.nmi is None else f", NMI {found.nmi:.3f}, matched accuracy {found.accuracy:.1f} %"
-    CONSOLE.print(f"{len(found.sizes)} clusters; {found.num_sampled} images looked at: {margin}{agreement}")
+    CONSOLE.print(f"{len(found.sizes)} clusters of {sum(found.sizes)} images: {margin}{agreement}")
     if options.json:
         Location.parse(options.json.parent).write(options.json.name, json.dumps(found.to_json(), indent=1).encode())
 
 
 def _clusters(found: Inspection, num_keys: int) -> Table:
     table = Table(box=None, pad_edge=False, caption="5 % to 95 %: quantiles of best minus second best cosine")
-    for heading in ("cluster", "images", *(f"{100 * q:.0f} %" for q in QUANTILES), "nearest images"):
+    for heading in ("cluster", "images", *(f"{100 * q:.0f} %" for q in MARGIN_QUANTILES), "nearest images"):
         table.add_column(heading, justify="left" if heading == "nearest images" else "right")
     for number in np.argsort(found.sizes)[::-1]:
-        margins = [f"{value:.3f}" for value in found.margins[number] or []] or ["–"] * len(QUANTILES)
+        margins = ["–" if value is None else f"{value:.3f}" for value in found.margins[number]]
         table.add_row(str(number + 1), str(found.sizes[number]), *margins, " ".join(found.examples[number][:num_keys]))
     return table
 

@@ -14,9 +14,9 @@ from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import Maps
 from luss_ray.metrics.matching import apply_mapping
 from luss_ray.report.data import Cluster, Example, ReportData, ThresholdSweep
-from luss_ray.report.inspection import QUANTILES, Inspection, inspect_clusters
+from luss_ray.report.inspection import Inspection, inspect_clusters
 from luss_ray.report.page import render
-from luss_ray.stages.cluster import CLUSTERS
+from luss_ray.stages.cluster import CLUSTERS, MARGIN_QUANTILES
 from luss_ray.stages.coverage import read_label_counts
 from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.run import STAGE, Run
@@ -29,7 +29,6 @@ LABELS = "pseudo-labels"
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
 _TRAINED = ("pretrain", "attention", "finetune")
 _THUMBNAIL_PX = 96
-_SAMPLE = 5000
 RANDOM = "random-backbone/"
 
 
@@ -102,14 +101,14 @@ def _pseudo_labels(run: Run) -> dict[str, Any]:
 def _inspection(run: Run) -> Inspection | None:
     if not run.folder.exists(f"clusters/{STAGE}"):
         return None
-    return inspect_clusters(run.folder, run.data.split("train"), sample=_SAMPLE)
+    return inspect_clusters(run.folder, run.data.split("train"))
 
 
 def _agreement(inspection: Inspection | None) -> dict[str, Any]:
     """Return what `jobs/inspect_clusters.py` says of all clusters together; {} where there are none yet."""
     if inspection is None:
         return {}
-    found = {"sampled": inspection.num_sampled, "margin": inspection.margin}
+    found = {"images": sum(inspection.sizes), "margin": inspection.margin}
     return found | {"nmi": inspection.nmi, "accuracy": inspection.accuracy}
 
 
@@ -217,7 +216,7 @@ def _clusters(run: Run, shares: list[float] | None, inspection: Inspection | Non
                 num_images=size,
                 category=run.data.categories[category - 1] if category else None,
                 iou=evaluation["scores"]["ious"][category] if category else None,
-                margin=margins[QUANTILES.index(0.5)] if margins else None,
+                margin=margins[MARGIN_QUANTILES.index(0.5)],
                 label_share=shares[number - 1] if shares else None,
                 nearest=[resize_shorter(decode_image(data), _THUMBNAIL_PX) for data in split.read_images(rows)],
             )

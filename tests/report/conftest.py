@@ -113,7 +113,7 @@ def make_result() -> dict:
             },
         },
         "threshold": {"chosen": 0.41, "used": "validation", "validation": 0.41, "label_free": 0.37},
-        "clusters": {"sampled": 3000, "margin": 0.1375, "nmi": 0.62, "accuracy": 71.5},
+        "clusters": {"images": 3000, "margin": 0.1375, "nmi": 0.62, "accuracy": 71.5},
     }
 
 
