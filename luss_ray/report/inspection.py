@@ -77,8 +77,8 @@ def inspect_clusters(run: Location, split: Split, *, sample: int = SAMPLE) -> In
         num_sampled=len(clusters),
         margin=round(float(np.median(margins)), 4),
         margins=[_quantiles(margins[clusters == number]) for number in range(len(centroids))],
-        nmi=normalised_mutual_information(clusters[known], classes[known]) if known.any() else None,
-        accuracy=clustering_accuracy(clusters[known], classes[known]) if known.any() else None,
+        nmi=round(normalised_mutual_information(clusters[known], classes[known]), 4) if known.any() else None,
+        accuracy=round(clustering_accuracy(clusters[known], classes[known]), 2) if known.any() else None,
         coverage=dict(zip(THRESHOLDS, _read(run, "pseudo-labels/stage.json").get("coverage", []), strict=False)),
         examples=[[split.key(row) for row in rows] for rows in found["nearest"]],
     )
