@@ -11,8 +11,8 @@ images: JPEGs whose shorter side is 256 px, half of them 4:3 or 3:4, the others 
 
 Networks are those of the recipes, ResNet-18 with 50 clusters and ResNet-50 with 919. `…_vs_one_at_a_time` and
 `…_of_bare_forward` are ratios of the stage's rate to the others. `bytes_per_image` are those of the label shards,
-indices included, of maps that are harder than real ones: centroids are pixels of the images' own features, attention
-is stretched to its whole range.
+indices included, of maps that are harder than real ones: a random network's, with tens of clusters an image, and with
+attention stretched to its whole range.
 """
 
 import argparse
@@ -85,18 +85,17 @@ class Bench:
 
     @classmethod
     def prepare(cls, backbone: str, split: Split, folder: Path) -> "Bench":
-        """Return it with random weights, and pixels of the images' features as centroids."""
+        """Return it with random weights, and means of some images' vectors as centroids."""
         recipe = RECIPES[RECIPE_OF[backbone]]()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         weights = Location.parse(folder / f"{backbone}.safetensors")
         weights.write("", safetensors.torch.save(dict(pixel_attention_model(recipe).state_dict())))
         empty = ExtractWork(split=split, recipe=recipe, weights=weights, folder=weights)
         network = empty.load(device)
-        pixels: list[np.ndarray] = []
-        for _, batch in itertools.islice(read_shard(split, 0, SIDE_PX).batches(device), 16):
-            pixels += list(network.attend(batch)[0].permute(0, 2, 3, 1).flatten(0, 2).cpu().numpy())
-        chosen = np.random.default_rng(0).permutation(len(pixels))[: CLUSTERS[backbone]]
-        centroids = np.stack([pixels[place] for place in chosen])
+        batches = itertools.islice(read_shard(split, 0, SIDE_PX).batches(device), 16)
+        vectors = torch.cat([describe(*network.attend(batch)) for _, batch in batches]).cpu().numpy()
+        mixture = np.random.default_rng(0).dirichlet(np.full(len(vectors), 0.1), CLUSTERS[backbone])
+        centroids = (mixture @ vectors).astype(np.float32)
         return cls(split=split, recipe=recipe, weights=weights, device=device, network=network, centroids=centroids)
 
     def labelling(self, folder: Path) -> PseudoLabelWork:

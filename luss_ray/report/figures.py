@@ -135,7 +135,7 @@ def share_figure(shares: Sequence[float], *, width_px: int, prefix: str, label: 
     axes.axhline(100 / len(shares), color=ACCENT, linewidth=1.4)
     axes.set_xlim(0.5, len(shares) + 0.5)
     _plain(axes, num_ticks=2, is_last=True, label="clusters, by their share")
-    axes.set_title("share of the labelled training pixels, %; line: an even share", loc="left", fontsize=11, color=INK)
+    axes.set_title("labelled pixels by cluster, % (line: even shares)", loc="left", fontsize=11, color=INK)
     return _svg(figure, prefix=prefix, label=label)
 
 
@@ -153,6 +153,7 @@ def objective_figure(objective: list[list[float | None]], *, width_px: int, pref
     axes.plot(values, color=MUTED, linewidth=0.8)
     axes.plot(values[:, np.where(np.isnan(values[-1]), math.inf, values[-1]).argmin()], color=ACCENT, linewidth=1.8)
     _plain(axes, num_ticks=3, is_last=True, label="iteration")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_title("objective of each restart of k-means", loc="left", fontsize=11, color=INK)
     return _svg(figure, prefix=prefix, label=label)
 

@@ -1,6 +1,8 @@
 """Counts the pseudo-labels of a run in one pass over their shards, in Ray tasks that import nothing slow."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
@@ -17,22 +19,47 @@ THRESHOLDS = tuple(level / 100 for level in range(101))
 _MAX_TASKS = 64
 
 
-def count_labels(labels: LabelShards, num_clusters: int) -> tuple[LabelCounts, int]:
-    """Return the counts over all shards of a stage of pseudo-labels, and their bytes; the counts stay in its folder."""
+@dataclass
+class Census:
+    """What label shards hold; `+` adds those of other shards."""
+
+    counts: LabelCounts
+    num_bytes: int = 0
+    """Of the shards and their indices."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Shard URI#key of each sample without a label, because its image is unreadable."""
+
+    def __add__(self, other: "Census") -> "Census":
+        return Census(self.counts + other.counts, self.num_bytes + other.num_bytes, self.unlabelled + other.unlabelled)
+
+
+def count_labels(labels: LabelShards, num_clusters: int) -> Census:
+    """Return what all shards of a stage of pseudo-labels hold; the counts stay in its folder."""
     numbers = np.arange(len(labels.split.shards))
-    task = ray.remote(_count_shards)
+    task = ray.remote(count_shards)
     answers = [
         task.remote(labels, part.tolist(), num_clusters)
         for part in np.array_split(numbers, min(_MAX_TASKS, len(numbers)))
     ]
-    counts, num_bytes = LabelCounts(num_clusters), 0
-    for answer in answers:
-        part, size_bytes = ray.get(answer)
-        counts, num_bytes = counts + part, num_bytes + size_bytes
+    census = sum((ray.get(answer) for answer in answers), Census(LabelCounts(num_clusters)))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, pixels=counts.pixels)
+    np.savez_compressed(buffer, pixels=census.counts.pixels)
     labels.location.write(COUNTS, buffer.getvalue())
-    return counts, num_bytes
+    return census
+
+
+def count_shards(labels: LabelShards, shards: Sequence[int], num_clusters: int) -> Census:
+    """Return what some shards hold."""
+    be_patient()
+    census = Census(LabelCounts(num_clusters), num_bytes=sum(map(labels.size_bytes, shards)))
+    for shard in shards:
+        rows = labels.split.shard_rows(shard)
+        for row, data in zip(rows, labels.read(rows), strict=True):
+            if data is None:
+                census.unlabelled.append(labels.split.sample_uri(row))
+            else:
+                census.counts.update(SoftLabel.decode(data))
+    return census
 
 
 def read_label_counts(folder: Location) -> LabelCounts:
@@ -42,13 +69,3 @@ def read_label_counts(folder: Location) -> LabelCounts:
     counts = LabelCounts(len(pixels))
     counts.pixels = pixels
     return counts
-
-
-def _count_shards(labels: LabelShards, shards: list[int], num_clusters: int) -> tuple[LabelCounts, int]:
-    be_patient()
-    counts = LabelCounts(num_clusters)
-    for shard in shards:
-        for data in labels.read(labels.split.shard_rows(shard)):
-            if data is not None:
-                counts.update(SoftLabel.decode(data))
-    return counts, sum(map(labels.size_bytes, shards))

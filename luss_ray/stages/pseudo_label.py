@@ -56,16 +56,16 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
             labels=labels,
         )
         todo = sorted(set(range(len(split.shards))) - set(labels.published()))
-        bad = run_over_shards(
+        run_over_shards(
             labelling, todo, f"{prefix}pseudo-labels", run.resources, max_bad_samples=run.limits.max_bad_samples
         )
-        counts, num_bytes = count_labels(labels, run.num_clusters)
+        census = count_labels(labels, run.num_clusters)
         return {
             "images": len(split),
-            "quarantined": bad,
+            "quarantined": census.unlabelled,
             "clusters": run.num_clusters,
-            "bytes_per_image": round(num_bytes / len(split), 1),
-            "coverage": counts.coverage(THRESHOLDS).round(3).tolist(),
+            "bytes_per_image": round(census.num_bytes / len(split), 1),
+            "coverage": census.counts.coverage(THRESHOLDS).round(3).tolist(),
         }
 
     return run.stage(f"{prefix}pseudo-labels", {"attention": attention.inputs, "clusters": clusters.inputs}, work)

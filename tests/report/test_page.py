@@ -94,7 +94,7 @@ def test_a_finished_run(run: ReportData) -> None:
     ):
         assert words in text
     assert "Not there yet" not in text
-    assert "5.5 % of the labels" in text and "share of the labelled training pixels" in text
+    assert "5.5 % of the labels" in text and "labelled pixels by cluster" in text
     assert "margin 0.125" in text and "objective of each restart" in text
     assert "0.62 of their information (NMI); 71.5 % are" in text
     assert "choose the attention threshold" in text and "Pixels labelled, %" in text and "63.0" in text

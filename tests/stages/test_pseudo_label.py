@@ -11,6 +11,7 @@ from luss_ray.config.recipes import RECIPES
 from luss_ray.core.seeds import generator
 from luss_ray.imagenet_s.layout import find_images
 from luss_ray.imagenet_s.soft_label import SoftLabel
+from luss_ray.stages.coverage import count_labels, count_shards, read_label_counts
 from luss_ray.stages.pseudo_label import PseudoLabelWork
 from luss_ray.stages.shards import ShardImages, read_shard
 from luss_ray.storage.dataset import ShardedDataset
@@ -78,6 +79,27 @@ def test_labels_are_parallel_to_the_images_and_those_of_one_image_at_a_time(work
             assert stored.labels.shape == alone.labels.shape
             assert (stored.labels == alone.labels).mean() > 0.99
             assert np.abs(stored.attention.astype(int) - alone.attention).max() <= 1
+
+
+def test_what_shards_hold_adds_up(work):
+    labels = labelled_shards(work)
+    whole = count_shards(labels, [0, 1], NUM_CLUSTERS)
+    parts = count_shards(labels, [0], NUM_CLUSTERS) + count_shards(labels, [1], NUM_CLUSTERS)
+    decoded = [SoftLabel.decode(data) for data in labels.read(range(16)) if data]
+    assert len(decoded) == 15 and whole.unlabelled == parts.unlabelled == [work.split.sample_uri(5)]
+    assert whole.counts.pixels.sum() == sum(label.labels.size for label in decoded)
+    np.testing.assert_array_equal(whole.counts.pixels, parts.counts.pixels)
+    files = [path for path in labels.location.local_path.rglob("*") if path.is_file()]
+    assert whole.num_bytes == parts.num_bytes == sum(path.stat().st_size for path in files)
+
+
+def test_the_whole_stage_is_counted_in_tasks(work, ray_cluster):
+    labels = labelled_shards(work)
+    census = count_labels(labels, NUM_CLUSTERS)
+    alone = count_shards(labels, [0, 1], NUM_CLUSTERS)
+    np.testing.assert_array_equal(census.counts.pixels, alone.counts.pixels)
+    assert (census.num_bytes, census.unlabelled) == (alone.num_bytes, alone.unlabelled)
+    np.testing.assert_array_equal(read_label_counts(labels.location).pixels, alone.counts.pixels)
 
 
 def test_a_second_worker_on_the_same_shard_changes_nothing(work):
