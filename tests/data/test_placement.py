@@ -28,8 +28,8 @@ class Where:
         return {"node": np.frombuffer(bytes.fromhex(node), np.uint8)}
 
 @ray.remote(num_gpus=1, num_cpus=1)
-def train(rank):
-    spec = StreamSpec(data=Location.parse(sys.argv[1]), split="train", labels=None, seed=0, global_batch=16, epochs=2,
+def train(rank, data):
+    spec = StreamSpec(data=Location.parse(data), split="train", labels=None, seed=0, global_batch=16, epochs=2,
                       transform=Where())
     batches = stream(spec, rank=rank, world=2, start_step=0, num_steps=15, num_loaders=1, num_threads=1)
     nodes = [bytes(node).hex() for batch in batches for node in batch["node"]]
@@ -38,7 +38,7 @@ def train(rank):
 ray.init(log_to_driver=False)
 group = placement_group([{"CPU": 1, "GPU": 1}] * 2)  # as Ray Train has it
 place = PlacementGroupSchedulingStrategy(group)
-trained = ray.get([train.options(scheduling_strategy=place).remote(rank) for rank in range(2)])
+trained = ray.get([train.options(scheduling_strategy=place).remote(rank, sys.argv[1]) for rank in range(2)])
 gpus = {node["NodeID"]: node["Resources"].get("GPU", 0) > 0 for node in ray.nodes()}
 loaders = ["beside trainers" if gpus[node] else "on CPU nodes" for _, nodes, _ in trained for node in nodes]
 print(json.dumps({"images": [num for num, _, _ in trained], "loaders": sorted(loaders)}))

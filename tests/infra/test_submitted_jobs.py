@@ -153,7 +153,7 @@ class Head:
 
     def wait_until_at_rest(self) -> None:
         """Wait until no node but the head is left."""
-        self.wait_until(lambda: not self.nodes("ALIVE"), "end of the nodes")
+        self.wait_until(lambda: not self.nodes("ALIVE"), "end of the nodes", timeout_s=600)
 
 
 def _free_port() -> int:
