@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
+from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.progress import CONSOLE
@@ -53,7 +54,7 @@ from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
 
 RECIPE_OF = {"resnet18": "imagenet-s-50", "resnet50": "imagenet-s-919"}
-CLUSTERS = {"resnet18": 50, "resnet50": 919}
+NUM_CLUSTERS = {"resnet18": 50, "resnet50": 919}
 SIDE_PX = 256
 COMMON = ((256, 341), (341, 256))
 SIDES = ("stage", "one_at_a_time", "bare_forward")
@@ -81,7 +82,7 @@ class Bench:
     weights: Location
     device: torch.device
     network: PixelAttentionModel
-    centroids: np.ndarray
+    clusters: Clusters
 
     @classmethod
     def prepare(cls, backbone: str, split: Split, folder: Path) -> "Bench":
@@ -90,24 +91,26 @@ class Bench:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         weights = Location.parse(folder / f"{backbone}.safetensors")
         weights.write("", safetensors.torch.save(dict(pixel_attention_model(recipe).state_dict())))
-        empty = ExtractWork(split=split, recipe=recipe, weights=weights, folder=weights)
+        empty = ExtractWork(split=split, recipe=recipe, weights=weights, folder=weights, inputs="")
         network = empty.load(device)
         batches = itertools.islice(read_shard(split, 0, SIDE_PX).batches(device), 16)
         vectors = torch.cat([describe(*network.attend(batch)) for _, batch in batches]).cpu().numpy()
-        mixture = np.random.default_rng(0).dirichlet(np.full(len(vectors), 0.1), CLUSTERS[backbone])
-        centroids = (mixture @ vectors).astype(np.float32)
-        return cls(split=split, recipe=recipe, weights=weights, device=device, network=network, centroids=centroids)
+        mixture = np.random.default_rng(0).dirichlet(np.full(len(vectors), 0.1), NUM_CLUSTERS[backbone])
+        clusters = Clusters.of((mixture @ vectors).astype(np.float32))
+        return cls(split=split, recipe=recipe, weights=weights, device=device, network=network, clusters=clusters)
 
     def labelling(self, folder: Path) -> PseudoLabelWork:
         """Return the work of the stage of pseudo-labels, into a folder."""
         labels = LabelShards(Location.parse(folder), self.split)
         return PseudoLabelWork(
-            split=self.split, recipe=self.recipe, weights=self.weights, centroids=self.centroids, labels=labels
+            split=self.split, recipe=self.recipe, weights=self.weights, clusters=self.clusters, labels=labels
         )
 
     def attender(self) -> Attender:
-        """Return network and centroids."""
-        return Attender(self.network, F.normalize(torch.from_numpy(self.centroids), dim=1).to(self.device))
+        """Return network and clusters."""
+        directions = F.normalize(torch.from_numpy(self.clusters.centroids), dim=1)
+        numbers = torch.from_numpy(self.clusters.clusters + 1)
+        return Attender(self.network, directions.to(self.device), numbers.to(self.device))
 
     def label_shards(self, folder: Path) -> None:
         """Label as the stage does."""
@@ -125,7 +128,7 @@ class Bench:
     def extract_shards(self, folder: Path) -> None:
         """Describe as the stage does."""
         place = Location.parse(folder)
-        work = ExtractWork(split=self.split, recipe=self.recipe, weights=self.weights, folder=place)
+        work = ExtractWork(split=self.split, recipe=self.recipe, weights=self.weights, folder=place, inputs="")
         for shard in range(len(self.split.shards)):
             assert not work.process(shard, self.network, self.device)
 
@@ -245,7 +248,7 @@ def main() -> None:
         table.add_row(name, *(f"{value:.2f}" for value in values.values()))
     CONSOLE.print(table)
     for backbone, value in num_bytes.items():
-        CONSOLE.print(f"label shards, {CLUSTERS[backbone]} clusters: {value:.0f} bytes an image")
+        CONSOLE.print(f"label shards, {NUM_CLUSTERS[backbone]} clusters: {value:.0f} bytes an image")
     if given.json:
         found = {"ratios": spread, "bytes_per_image": num_bytes, "measured": measured}
         given.json.write_text(json.dumps(found, indent=1))
