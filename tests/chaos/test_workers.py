@@ -10,7 +10,7 @@ from fixtures_reference import reference_losses
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1800)]
 _SPREAD = 0.2
-"""Of the mean of the last 30 losses noted, over three seeds of 937 steps (benchmarks/RESULTS.md, Faults)."""
+"""Of the mean of the last 30 losses noted, over four seeds of 937 steps (benchmarks/RESULTS.md, Faults)."""
 _NODE = {"num_cpus": 1, "object_store_memory": 500_000_000}
 
 
