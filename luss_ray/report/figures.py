@@ -135,6 +135,7 @@ def share_figure(shares: Sequence[float], *, width_px: int, prefix: str, label: 
     axes.axhline(100 / len(shares), color=ACCENT, linewidth=1.4)
     axes.set_xlim(0.5, len(shares) + 0.5)
     _plain(axes, num_ticks=2, is_last=True, label="clusters, by their share")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("labelled pixels by cluster, % (line: even shares)", loc="left", fontsize=11, color=INK)
     return _svg(figure, prefix=prefix, label=label)
 
