@@ -19,6 +19,7 @@ from luss_ray.imagenet_s.layout import Source, SourceSplit
 from luss_ray.storage.dataset import INDEX, INDEX_SCHEMA, MANIFEST, Manifest, data_digest
 from luss_ray.storage.pack_plan import PackSettings, PlannedShard, check_masks, plan_digest, plan_shards
 from luss_ray.storage.prepare import Prepared, prepare
+from luss_ray.storage.store import be_patient
 from luss_ray.storage.tar import write_tar
 from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
 
@@ -75,6 +76,7 @@ def pack(
         return manifest
     out.check_writable()
     check_masks(source)
+    be_patient()
     try:
         _begin(out, made)
         results = _pack_shards(source, out, settings, shards, on_progress=on_progress, spread=spread or in_threads)
@@ -147,6 +149,7 @@ def _pack_shards(
 
 def _pack_shard(source: Source, out: Location, settings: PackSettings, shard: PlannedShard) -> ShardResult:
     """Read, check and publish the samples of one shard."""
+    be_patient()
     with ThreadPoolExecutor(os.cpu_count()) as readers:
         samples = list(readers.map(functools.partial(_read, source, shard.split, settings), shard.samples))
     return _publish(out, shard, samples)

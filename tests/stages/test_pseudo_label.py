@@ -6,6 +6,7 @@ import safetensors.torch
 import torch
 from fixtures_shards import jpeg
 
+from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.seeds import generator
@@ -51,7 +52,7 @@ def work(recipe, tmp_path) -> PseudoLabelWork:
         split=split,
         recipe=recipe,
         weights=weights,
-        centroids=generator(1).random((NUM_CLUSTERS, network.channels[-1]), np.float32),
+        clusters=Clusters.of(generator(1).random((NUM_CLUSTERS, network.channels[-1]), np.float32)),
         labels=LabelShards(Location.parse(tmp_path / "labels"), split),
     )
 
@@ -105,7 +106,7 @@ def test_the_whole_stage_is_counted_in_tasks(work, ray_cluster):
 def test_a_second_worker_on_the_same_shard_changes_nothing(work):
     labels = labelled_shards(work)
     before = labels.location.read(work.split.shards[0])
-    labelled_shards(replace(work, centroids=work.centroids[::-1].copy()))
+    labelled_shards(replace(work, clusters=Clusters.of(work.clusters.centroids[::-1].copy())))
     assert labels.location.read(work.split.shards[0]) == before
 
 
