@@ -228,7 +228,8 @@ class DistributedKMeans:
 
 def _share_of_memory(num_actors: int) -> int:
     """Return the bytes of rows that each of some actors, spread over the nodes, may keep in RAM."""
-    sizes = [node["Resources"]["memory"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    sizes = [resources.get("memory", _LITTLE_MEMORY) for resources in nodes]
     return int(min(sizes, default=_LITTLE_MEMORY)) // 2 // math.ceil(num_actors / max(1, len(sizes)))
 
 

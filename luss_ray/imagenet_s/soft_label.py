@@ -17,6 +17,7 @@ from luss_ray.imagenet_s import masks
 LEVELS = 256
 """Values that an attention has when it is stored: 0, 1/255, …, 1."""
 
+_PNG_END = b"IEND\xaeB`\x82"
 _PNG_OPTIONS = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH, cv2.IMWRITE_PNG_COMPRESSION, 6]
 _PNG_OPTIONS += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED]
 """Attention is most of the bytes, and smooth: predicted from its neighbours it takes a third fewer than unfiltered."""
@@ -65,6 +66,8 @@ class SoftLabel:
         with masks.opened(data) as image:
             if (image.format, image.mode) != ("PNG", "RGB"):
                 raise BadSampleError(f"the label is {image.format} in {image.mode}, it must be PNG in RGB")
+            if not data.endswith(_PNG_END):  # Pillow is content once it has seen all pixels
+                raise BadSampleError("the label is cut short")
             red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
         return cls(red + (green.astype(np.uint16) << 8), np.ascontiguousarray(blue))
 

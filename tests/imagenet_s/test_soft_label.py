@@ -43,16 +43,9 @@ def test_what_is_encoded_comes_back(label):
 
 @given(soft_labels(), st.data())
 def test_broken_bytes_are_a_bad_sample(label, data):
-    """What is cut is refused, unless only the PNG's own end is missing: other pixels never come out."""
     encoded = label.encode()
-    cut = encoded[: data.draw(st.integers(0, len(encoded) - 1))]
-    try:
-        decoded = SoftLabel.decode(cut)
-    except BadSampleError:
-        pass
-    else:
-        np.testing.assert_array_equal(decoded.labels, label.labels)
-        np.testing.assert_array_equal(decoded.attention, label.attention)
+    with pytest.raises(BadSampleError):
+        SoftLabel.decode(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
     with pytest.raises(BadSampleError):
         SoftLabel.decode(data.draw(st.binary(max_size=200)))
 
