@@ -30,6 +30,8 @@ class Options:
     """Where runs are kept: a folder or s3://bucket/prefix."""
     name: str | None = None
     """Name of the run; the recipe's name by default. The same name goes on where it stopped."""
+    reuse: str | None = None
+    """Another run: what it has finished is copied, as far as it follows from the same data and settings."""
     num_workers: tuple[int, int] | None = None
     """Fewest and most training workers; by default one for each GPU, or one."""
     protocol: Protocol = Protocol.UNSUPERVISED
@@ -84,6 +86,7 @@ def main() -> None:
         data=data,
         connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=options.limits(len(data.split("train"))),
+        reuse=None if options.reuse is None else Location.parse(options.reuse),
     )
     result = run_pass(whole, options.until, options.protocol)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")

@@ -1,17 +1,13 @@
 """The distance matching protocol: a pretrained backbone alone, scored by its nearest annotated regions."""
 
-import hashlib
-import io
-from dataclasses import dataclass
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching, Question
+from luss_ray.nn.weights import WeightsFile
 from luss_ray.protocols.rules import Protocol, check_weights
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS, score_shards
@@ -28,36 +24,6 @@ from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
 PRETRAINED = "pretrain/weights.safetensors"
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A state dict in a file: safetensors, or PyTorch's own format loaded without unpickling code."""
-
-    location: Location
-
-    def __call__(self) -> dict[str, Tensor]:
-        """Return the state dict.
-
-        Raises:
-            UserError: it is missing or is no such file.
-        """
-        try:
-            data = self.location.read()
-            if self.location.path.endswith(".safetensors"):
-                return safetensors.torch.load(data)
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise UserError(f"no weights at {self.location.uri}: give a run's folder or a weights file") from None
-        except Exception as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{self.location.uri} is no file of weights ({type(error).__name__})") from None
-        return state.get("state_dict", state)
-
-    def sha256(self) -> str:
-        """Return the digest of the file: other weights at the same place are other weights."""
-        return hashlib.sha256(self.location.read()).hexdigest()
 
 
 def find_weights(text: str, run: Run, protocol: Protocol) -> tuple[WeightsFile, str]:

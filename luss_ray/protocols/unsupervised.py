@@ -133,7 +133,7 @@ def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
         images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits)
         return {"images": images}
 
-    return run.stage(name, inputs, work)
+    return run.stage(name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
 
 
 def _batch_sizes(recipe: Recipe) -> dict[str, int]:

@@ -4,12 +4,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from luss_ray.config.recipe import Recipe, digest, recipe_from, settings
 from luss_ray.core.errors import UserError
-from luss_ray.core.progress import done_line
+from luss_ray.core.progress import StageProgress, done_line
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.lease import Lease, lease
 from luss_ray.storage.store import be_patient
@@ -18,6 +19,7 @@ from luss_ray.train.cluster import Resources
 from luss_ray.train.limits import Limits
 
 RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
+_COPIES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Run:
     connect: Callable[[], Resources]
     """Joins the cluster and says what the run takes of it; called once a stage has something to do."""
     limits: Limits
+    reuse: Location | None = None
+    """Another run, whose finished stages are copied where they follow from the same inputs."""
     lease: Lease | None = None
     """What keeps other jobs out; see `claimed`."""
 
@@ -77,6 +81,8 @@ class Run:
             UserError: another job writes it, the name was used with other settings or data, or the storage can't be
                 written.
         """
+        if self.reuse is not None:
+            read_origin(self.reuse)
         self.folder.check_writable()
         with lease(self.folder) as held:
             self._sign()
@@ -91,7 +97,8 @@ class Run:
         if changed:
             raise UserError(
                 f"{self.folder.uri} was made with other settings ({'; '.join(changed[:3])}): "
-                "choose another --name, or give the same settings to go on"
+                "give the same settings to go on, or choose another --name "
+                f"(and --reuse {self.folder.uri} for what both have in common)"
             )
 
     def finished(self, name: str) -> Finished | None:
@@ -121,6 +128,10 @@ class Run:
             folder.delete_prefix("")
         folder.write_json(BEGUN, {"inputs": wanted})
         be_patient()
+        copied = self._copied(name, wanted)
+        if copied is not None:
+            done_line(label or name, None, f"copied from {copied['copied_from']}")
+            return Finished(folder=folder, inputs=wanted, about=copied)
         _ = self.resources  # joins the cluster before the clock starts
         self._check_lease()
         started = time.monotonic()
@@ -132,6 +143,21 @@ class Run:
         folder.write_json(STAGE, about)
         done_line(label or name, seconds, f"{about['images_per_s']:.0f} images/s" if about.get("images") else "")
         return Finished(folder=folder, inputs=wanted, about=about)
+
+    def _copied(self, name: str, wanted: str) -> dict[str, Any] | None:
+        """Copy a stage from the run that is to be reused; None where that one hasn't finished it with these inputs."""
+        about = None if self.reuse is None else _read(self.reuse / name, STAGE)
+        if self.reuse is None or about is None or about["inputs"] != wanted:
+            return None
+        folder, source = self.folder / name, self.reuse / name
+        parts = [part for part in source.list() if part not in (STAGE, BEGUN)]
+        with StageProgress(f"copying {name}", len(parts), "files") as bar, ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+            for done, _ in enumerate(pool.map(functools.partial(folder.copy_from, source), parts), start=1):
+                bar.update(done)
+        about.setdefault("copied_from", self.reuse.uri)
+        self._check_lease()
+        folder.write_json(STAGE, about)
+        return about
 
     def _check_lease(self) -> None:
         if self.lease is not None:

@@ -31,9 +31,10 @@ _ADVICE = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or a role), "
     "and AWS_ENDPOINT_URL for a store other than Amazon's"
 )
+_NOT_A_FOLDER = "20"
 _OS_ERRORS = {
     "13": "permission denied; choose a folder you may write to",
-    "20": "a part of its path is a file, not a folder",
+    _NOT_A_FOLDER: "a part of its path is a file, not a folder",
     "21": "it is a folder, not a file",
     "27": "the file size limit was reached; raise it (ulimit -f) and run again",
     "28": "no space left on device; free some space and run again",
@@ -93,7 +94,7 @@ def one_line_errors(uri: str, doing: str) -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         reason = _reason(error)
-        if reason is None:
+        if reason is None or (doing == "read" and reason == _OS_ERRORS[_NOT_A_FOLDER]):
             raise FileNotFoundError(f"{uri} does not exist") from None
         if reason == _TOO_SHORT:
             raise EOFError(f"{uri} {_TOO_SHORT}") from None

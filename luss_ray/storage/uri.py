@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import tempfile
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -240,6 +241,26 @@ class Location:
                 if target.exists():
                     return False  # otherwise two requests collided and the store turned away both: try again
         raise UserError(f"cannot write {target.uri}: the store refuses a conditional write again and again")
+
+    def copy_from(self, source: "Location", name: str) -> None:
+        """Copy an object of the same name from another location, replacing an older one; see `write`.
+
+        Raises:
+            FileNotFoundError: no such object there.
+            UserError: one of the stores refused, or the disk is full.
+        """
+        theirs, ours = source.child(name), self.child(name)
+        with one_line_errors(f"{theirs.uri} to {ours.uri}", "copy"):
+            if self.bucket and self.bucket == source.bucket:
+                obstore.copy(open_store(self.bucket), theirs._key, ours._key)
+                return
+            if source.is_local:
+                obstore.put(open_store(self.bucket), ours._key, theirs.local_path)
+                return
+            with source.open(name) as stream, tempfile.NamedTemporaryFile() as passing:
+                shutil.copyfileobj(stream, passing, _READ_AHEAD_BYTES)
+                passing.flush()
+                obstore.put(open_store(self.bucket), ours._key, Path(passing.name))
 
     def delete(self, name: str = "") -> None:
         """Delete an object; nothing happens when there is none."""

@@ -1,12 +1,18 @@
-"""Compare with the published systems' own numbers: `python tests/golden/run.py DIR [--only eval|curve]`.
+"""Compare with the published systems' own numbers: `python tests/golden/run.py DIR [--only eval|curve|method]`.
 
 Every case below DIR is checked, one line a check with the largest difference seen; exit code 1 if any is off. A case
 of `eval` holds masks, predictions, a names file and what the ImageNet-S toolbox answered (`expected.json`, exact
 counts in `accum_*.npz`); one of `curve` holds attention maps too and what PASS's evaluator answered at 81 thresholds.
+`method` holds arrays of the method's parts, from Sinkhorn to whole training steps. The tests that are marked
+`reference` compare them, one line a test; a file that none of them opened counts as off.
 """
 
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,18 +156,42 @@ def curve_case(case: Path) -> Iterator[Check]:
 KINDS: dict[str, Callable[[Path], Iterator[Check]]] = {"eval": eval_case, "curve": curve_case}
 
 
+METHOD = "method"
+
+
+def method_checks(folder: Path) -> list[Check]:
+    """Run the tests that compare with the method's arrays; return a check for each of them and for each file."""
+    here, folder = Path(__file__).parent, folder.absolute()
+    with tempfile.TemporaryDirectory() as name:
+        seen = Path(name) / "seen.json"
+        environment = {"PYTHONPATH": str(here), "GOLDEN_WATCH": str(seen), "LUSS_RAY_GOLDEN": str(folder)}
+        command = [sys.executable, "-m", "pytest", "-p", "watch", "-m", "reference", "--no-summary", f"--ignore={here}"]
+        subprocess.run(command, env=os.environ | environment, cwd=here.parents[1], check=False)
+        if not seen.exists():
+            raise UserError("the tests marked `reference` could not be run; see above")
+        noted = json.loads(seen.read_text())
+    tests = [Check(name, 0.0 if passed else math.inf) for name, passed in noted["outcomes"]]
+    files = sorted(path for path in (folder / METHOD).rglob("*") if path.is_file())
+    unread = [
+        Check(f"{path.relative_to(folder)} is compared", float(str(path) not in noted["opened"])) for path in files
+    ]
+    return tests + unread
+
+
 def find_cases(folder: Path, only: str | None = None) -> list[tuple[str, Path]]:
     """Return kind and folder of each case below `folder`; UserError if there is none."""
-    if only is not None and only not in KINDS:
-        raise UserError(f"--only {only}: there are {', '.join(KINDS)}")
+    if only not in (None, METHOD, *KINDS):
+        raise UserError(f"--only {only}: there are {', '.join([*KINDS, METHOD])}")
     cases = [
         (kind, case.parent)
         for kind in KINDS
         if only in (None, kind)
         for case in sorted((folder / kind).glob("*/expected.json"))
     ]
+    if only in (None, METHOD) and (folder / METHOD).is_dir():
+        cases.append((METHOD, folder / METHOD))
     if not cases:
-        raise UserError(f"no cases below {folder} (looked for {', '.join(KINDS)}/*/expected.json)")
+        raise UserError(f"no cases below {folder} (looked for {', '.join(KINDS)}/*/expected.json and {METHOD})")
     return cases
 
 
@@ -169,15 +199,15 @@ def main(folder: tyro.conf.Positional[Path], only: str | None = None) -> int:
     """Check every case below a folder against the stored numbers.
 
     Args:
-        folder: holds `eval` and `curve`.
+        folder: holds `eval`, `curve` and `method`.
         only: one of them.
     """
     num_checks, off = 0, 0
     for kind, case in find_cases(folder, only):
-        for check in KINDS[kind](case):
+        for check in method_checks(folder) if kind == METHOD else KINDS[kind](case):
             num_checks += 1
             off += not check.holds
-            print(f"{kind}/{case.name} {check}")
+            print(f"{kind}/{case.name} {check}" if kind != METHOD else check)
     print(f"{num_checks} checks, {off} off")
     return int(off > 0)
 

@@ -13,6 +13,7 @@ from luss_ray.losses.pixel_to_pixel import pixel_to_pixel_loss
 from luss_ray.losses.segmentation import segmentation_loss
 from luss_ray.losses.sinkhorn import codes
 from luss_ray.losses.swav import swap_loss, weighted_mean
+from luss_ray.nn.config import identify
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel, describe
 from luss_ray.nn.resnet import Architecture, resnet18, resnet50
 
@@ -205,6 +206,8 @@ def test_full_size_models_equal_the_published_ones(golden, backbone, form):
         model = {"pretrain": PretrainModel, "pixelattn": PixelAttentionModel}[form](architecture, **heads(case))
     own = model.state_dict()
     assert set(own) == set(arrays["keys"])
+    told = identify(own)
+    assert type(told.build()) is type(model) and told.architecture == architecture and told.check(own) == []
     assert sum(p.numel() for p in model.parameters()) == arrays["n_params"]
     seed = int(arrays["fill_seed"])
     for key in own:

@@ -89,3 +89,36 @@ def test_a_stage_that_lost_its_run_is_not_finished(run, monkeypatch):
     with run.claimed() as claimed, pytest.raises(UserError, match="was taken over by somebody else"):
         claimed.stage("features", {}, work)
     assert run.finished("features") is None
+
+
+def test_a_finished_stage_of_another_run_is_copied_where_its_inputs_are_the_same(run, tmp_path):
+    def write(content):
+        def work(folder, inputs):
+            folder.write("shard/part", content)
+            folder.write("weights", content)
+            return {"images": 10}
+
+        return work
+
+    with run.claimed() as first:
+        first.stage("pretrain", {"a": 1}, write(b"first"))
+        first.stage("features", {"a": 1}, write(b"first"))
+    second = replace(run, folder=Location.parse(tmp_path / "second"), reuse=run.folder)
+    with second.claimed() as other:
+        copied = other.stage("pretrain", {"a": 1}, write(b"second"))
+        done_again = other.stage("features", {"a": 2}, write(b"second"))
+        done_here = other.stage("clusters", {"a": 1}, write(b"second"))
+    contents = [
+        [part.folder.read(name) for name in ("shard/part", "weights")] for part in (copied, done_again, done_here)
+    ]
+    assert contents == [[b"first"] * 2, [b"second"] * 2, [b"second"] * 2]
+    assert copied.folder == second.folder / "pretrain" and copied.about["copied_from"] == run.folder.uri
+    assert "copied_from" not in done_again.about and "copied_from" not in done_here.about
+
+
+def test_a_run_to_be_reused_must_be_one(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    wrong = replace(run, reuse=Location.parse(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match=r"elsewhere is no run"), wrong.claimed():
+        pass
+    assert not run.folder.exists("run.json")

@@ -79,6 +79,19 @@ def test_names_with_odd_letters_come_back_as_they_are(place, name):
     assert place.read(name) == b"1"
 
 
+def test_a_copy_is_an_object_of_its_own(place, tmp_path):
+    data = bytes(range(256)) * 40_000
+    for source in (place / "there", Location.parse(tmp_path / "elsewhere")):
+        source.write("deep/x", data)
+        copy = place / "here"
+        copy.write("deep/x", b"older")
+        copy.copy_from(source, "deep/x")
+        source.write("deep/x", b"changed")
+        assert copy.read("deep/x") == data
+        with pytest.raises(FileNotFoundError, match="deep/y"):
+            copy.copy_from(source, "deep/y")
+
+
 def test_ranges_come_in_the_order_asked_for(place):
     data = bytes(range(256)) * 8000
     place.write("x", data)
@@ -109,6 +122,13 @@ def test_a_range_beyond_the_end_is_an_error_never_a_short_answer(place, start, l
         place.read_range("x", start, length)
     with pytest.raises(EOFError, match="ends before"):
         place.read_ranges("x", [start, 0, start + 50], [length, 2, length])
+
+
+def test_nothing_exists_below_a_file(place):
+    place.write("file", b"1")
+    assert not place.exists("file/run.json")
+    with pytest.raises(FileNotFoundError, match=r"file/run\.json does not exist"):
+        place.read("file/run.json")
 
 
 def test_a_missing_object_is_named_by_its_full_uri(place):

@@ -1,0 +1,108 @@
+"""Weights from one form into another: `python jobs/convert.py IN OUT`.
+
+IN is a checkpoint (.pth, .pth.tar, .safetensors) of the published systems, of torchvision or of this project, a run of
+jobs/pass.py, or a folder that this program wrote. OUT is a new folder, which gets model.safetensors and config.json,
+or a new file (.pth or .safetensors), which gets the backbone alone under torchvision's names.
+"""
+
+import enum
+import io
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+import tyro
+from torch import Tensor
+
+from luss_ray.core.command import parsed, run
+from luss_ray.core.errors import UserError
+from luss_ray.core.progress import CONSOLE
+from luss_ray.nn.config import ModelConfig, backbone_entries, identify
+from luss_ray.nn.weights import SAFETENSORS, WeightsFile
+from luss_ray.stages.run import RUN, read_origin
+from luss_ray.storage.uri import Location, json_bytes
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+FILES = (".pth", SAFETENSORS)
+
+
+class Stage(enum.Enum):
+    """Training stages, each of which leaves a model."""
+
+    PRETRAIN = "pretrain"
+    ATTENTION = "attention"
+    FINETUNE = "finetune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Weights from one form into another, never running code that a file holds."""
+
+    source: tyro.conf.Positional[str]
+    """A checkpoint file, a run's folder, or a folder that this program wrote; here or in s3://."""
+    out: tyro.conf.Positional[str]
+    """A new folder for model.safetensors and config.json; or a new .pth or .safetensors for the backbone alone, with
+    torchvision's names."""
+    stage: Stage = Stage.PRETRAIN
+    """Which model of a run."""
+    d16: bool = False
+    """The checkpoint's last stage is dilated, which its entries don't tell."""
+
+
+def read(options: Options) -> tuple[dict[str, Tensor], ModelConfig, WeightsFile]:
+    """Return the weights, what they are of, and the file they were in."""
+    source = Location.parse(options.source)
+    if source.exists(RUN):
+        recipe = read_origin(source).recipe
+        weights = WeightsFile(source / options.stage.value / "weights.safetensors")
+        state = weights()
+        return state, identify(state, architecture=recipe.backbone.architecture()), weights
+    if source.exists(CONFIG):
+        weights = WeightsFile(source / MODEL)
+        return weights(), ModelConfig.from_json(source.read_json(CONFIG)), weights
+    weights = WeightsFile(source)
+    state = weights()
+    return state, identify(state, dilate_last=options.d16), weights
+
+
+def write(state: dict[str, Tensor], config: ModelConfig, weights: WeightsFile, out: Location) -> None:
+    """Write what the target asks for; refuse to replace anything."""
+    state = {name: value.contiguous() for name, value in state.items()}
+    if out.path.endswith(FILES):
+        _publish(out.parent, out.path.rpartition("/")[2], _file(backbone_entries(state), out))
+        return
+    origin = {"file": weights.location.path.rpartition("/")[2], "sha256": weights.sha256()}
+    _publish(out, MODEL, safetensors.torch.save(state))
+    _publish(out, CONFIG, json_bytes({**config.to_json(), "source": origin}))
+
+
+def _file(state: dict[str, Tensor], out: Location) -> bytes:
+    if out.path.endswith(SAFETENSORS):
+        return safetensors.torch.save(state)
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def _publish(folder: Location, name: str, data: bytes) -> None:
+    if not folder.create(name, data):
+        raise UserError(f"{folder.child(name).uri} exists already: choose another target")
+
+
+def main(options: Options) -> None:
+    """Convert, and say what it was."""
+    out = Location.parse(options.out)
+    state, config, weights = read(options)
+    left_out = config.check(state)
+    write({name: value for name, value in state.items() if name not in left_out}, config, weights, out)
+    shape = config.architecture
+    counts = (("prototypes", config.num_prototypes), ("categories", config.num_categories))
+    what = [f"{config.form} on {shape.block} blocks {'-'.join(map(str, shape.layers))} of {shape.channels[3]} channels"]
+    what += [f"{value} {name}" for name, value in counts if value] + [f"{len(state) - len(left_out)} entries"]
+    CONSOLE.print(f"{weights.location.uri}\n  {', '.join(what)}\n{out.uri}")
+    if left_out:
+        CONSOLE.print(f"left out, since the model has no such entry: {', '.join(left_out)}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(parsed(lambda: tyro.cli(Options))))
