@@ -25,6 +25,8 @@ class SlowProxy:
         self.num_requests = self.num_waiting = self.most_waiting = 0
         self.num_bytes = 0
         """Bytes of the answers."""
+        self.num_to_cut_off = 0
+        """So many of the next answers never arrive: the store has done what it was asked for, the connection breaks."""
         self._target = urlsplit(endpoint)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -96,6 +98,10 @@ class SlowProxy:
         try:
             while data := await reader.read(_CHUNK_BYTES):
                 self.num_bytes += len(data)
+                if self.num_to_cut_off:
+                    self.num_to_cut_off -= 1
+                    writer.transport.abort()
+                    return
                 writer.write(data)
                 await writer.drain()
         finally:

@@ -11,8 +11,8 @@ from luss_ray.config.command_line import parse
 from luss_ray.data.stream import Loader
 from luss_ray.optim.schedule import cosine_rate
 from luss_ray.storage.uri import Location
-from luss_ray.train.pretrain import PretrainTask
-from luss_ray.train.task import World
+from luss_ray.train.task import PretrainTask
+from luss_ray.train.trainee import World
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.data.stream import StreamSpec
-from luss_ray.train.pretrain import PretrainTask
-from luss_ray.train.task import Trainee, World
+from luss_ray.train.task import PretrainTask
+from luss_ray.train.trainee import Trainee, World
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,9 @@ from luss_ray.stages.pseudo_label import pseudo_label
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.threshold import find_threshold
 from luss_ray.storage.uri import Location
-from luss_ray.train.finetune import FinetuneTask
 from luss_ray.train.launch import train
-from luss_ray.train.pixel_attention import PixelAttentionTask
-from luss_ray.train.pretrain import PretrainTask, pretrain_model
-from luss_ray.train.task import Task
+from luss_ray.train.pretrain import pretrain_model
+from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, Task
 
 RANDOM_BACKBONE, WEIGHTS = "random-backbone/", "weights.safetensors"
 

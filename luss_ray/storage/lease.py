@@ -114,7 +114,7 @@ def lease(folder: Location, *, beat_s: float | None = None, silence_s: float = S
         UserError: another job holds it.
     """
     mine = Holder.mine()
-    while not folder.create(HOLDER, json_bytes(asdict(mine))):
+    while not folder.create(HOLDER, json_bytes(asdict(mine))) and _read(folder) != mine:
         _wait_for_end(folder, silence_s)
     held = Lease(folder, mine, BEAT_S if beat_s is None else beat_s)
     try:

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import hashlib
 import os
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
@@ -17,15 +19,18 @@ from luss_ray.core.errors import UserError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
+_TIMEOUT_S, _PATIENCE_S = 180.0, 600.0
 _RETRIES: "RetryConfig" = {
     "max_retries": 8,
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-    "retry_timeout": timedelta(minutes=3),
+    "retry_timeout": timedelta(seconds=_TIMEOUT_S),
 }
-_PATIENT_RETRIES: "RetryConfig" = {**_RETRIES, "max_retries": 1000, "retry_timeout": timedelta(minutes=10)}
+_PATIENT_RETRIES: "RetryConfig" = {**_RETRIES, "max_retries": 1000, "retry_timeout": timedelta(seconds=_PATIENCE_S)}
 _TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
 
 _retries = _RETRIES
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 
 _ADVICE = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or a role), "
@@ -44,6 +49,44 @@ _OS_ERRORS = {
 }
 
 _TOO_SHORT = "ends before the bytes asked for"
+
+
+_NO_ANSWER = "the request failed or timed out; check the network and AWS_ENDPOINT_URL"
+_LONGEST_PAUSE_S = 10.0
+
+
+class CutOffError(UserError):
+    """The connection ended in the middle of a request: it may have been carried out, or not."""
+
+
+def patience() -> Iterator[bool]:
+    """Yield before every attempt at a request that may be cut off, with growing pauses; True = it is the last.
+
+    obstore goes on by itself when there is no connection, or when a read is cut off. It does not where what was cut
+    off may have been done already, such as a conditional write or a deletion, nor within the answer to a listing.
+    """
+    ends, pause_s = time.monotonic() + (_PATIENCE_S if _retries is _PATIENT_RETRIES else _TIMEOUT_S), 0.1
+    while time.monotonic() < ends:
+        yield False
+        time.sleep(random.uniform(0, pause_s))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    yield True
+
+
+def persevering(request: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]:
+    """Make a function that may as well be called twice try again when it was cut off."""
+
+    @functools.wraps(request)
+    def again_and_again(*args: _Given.args, **kwargs: _Given.kwargs) -> _Answer:
+        for last in patience():
+            try:
+                return request(*args, **kwargs)
+            except CutOffError:
+                if last:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    return again_and_again
 
 
 def check_credentials(uri: str) -> None:
@@ -86,6 +129,7 @@ def one_line_errors(uri: str, doing: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: the object does not exist.
         EOFError: the object ends before the bytes asked for.
+        CutOffError: the connection ended before the answer did.
         UserError: anything else, such as a full disk, a refused request or a bucket that does not exist.
     """
     try:
@@ -98,7 +142,8 @@ def one_line_errors(uri: str, doing: str) -> Iterator[None]:
             raise FileNotFoundError(f"{uri} does not exist") from None
         if reason == _TOO_SHORT:
             raise EOFError(f"{uri} {_TOO_SHORT}") from None
-        raise UserError(f"cannot {doing} {uri}: {reason}") from None
+        kind = CutOffError if reason == _NO_ANSWER else UserError
+        raise kind(f"cannot {doing} {uri}: {reason}") from None
 
 
 def _reason(error: Exception) -> str | None:
@@ -124,9 +169,9 @@ def _s3_reason(error: Exception, text: str) -> str:
         return f"access refused ({code[1] if code else 'no permission'}); {_ADVICE}"
     if status is not None:
         return f"the store answered {status[1]}{f' ({code[1]})' if code else ''}"
-    if "kind: Connect" in text:
+    if "kind: Connect," in text:
         return f"no connection to {_endpoint() or 'Amazon S3'}; check the network and AWS_ENDPOINT_URL"
-    return "the request failed or timed out; check the network and AWS_ENDPOINT_URL"
+    return _NO_ANSWER
 
 
 def _environment() -> str:

@@ -19,13 +19,21 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError
 
 from luss_ray.core.errors import UserError
-from luss_ray.storage.store import check_credentials, one_line_errors, open_store
+from luss_ray.storage.store import (
+    CutOffError,
+    check_credentials,
+    one_line_errors,
+    open_store,
+    patience,
+    persevering,
+)
 
 if TYPE_CHECKING:
     from obstore import ReadableFile
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _STAGED = re.compile(r"#\d+$")
+_MAX_COLLISIONS = 3
 _MAX_PUT_BYTES = 5 * 10**9
 _COALESCE_BYTES = 256 * 1024
 _READ_AHEAD_BYTES = 4 * 2**20
@@ -112,6 +120,7 @@ class Location:
         path = "/".join([self.path.rstrip("/"), *names])
         return Location(self.bucket, path.lstrip("/") if self.bucket else path or "/")
 
+    @persevering
     def read(self, name: str = "") -> bytes:
         """Return the content of an object.
 
@@ -127,6 +136,7 @@ class Location:
         """Return `length` bytes from byte `start` on; see `read_ranges`."""
         return self.read_ranges(name, [start], [length]).data[0]
 
+    @persevering
     def read_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> "Pieces":
         """Return several pieces of one object, neighbouring ones fetched by one request.
 
@@ -177,6 +187,7 @@ class Location:
                 reader = obstore.open_reader(open_store(self.bucket), target._key, buffer_size=_READ_AHEAD_BYTES)
                 yield io.BufferedReader(_Raw(reader), _READ_AHEAD_BYTES)
 
+    @persevering
     def size_bytes(self, name: str = "") -> int:
         """Return the size of an object in bytes; FileNotFoundError if there is none."""
         target = self.child(name)
@@ -191,6 +202,7 @@ class Location:
             return False
         return True
 
+    @persevering
     def list(self, prefix: str = "", suffix: str = "") -> list[str]:
         """Return the sorted names, relative to this location, of all objects in the folder `prefix` and below it.
 
@@ -205,6 +217,7 @@ class Location:
             names = [item["path"][cut:] for batch in batches for item in batch]
         return sorted(name for name in names if name.endswith(suffix))
 
+    @persevering
     def write(self, name: str, data: bytes) -> None:
         """Write an object, replacing an older one; readers see the old or the new content, never a mixture.
 
@@ -226,22 +239,30 @@ class Location:
             data: its content (up to 5 GB), or the local file that holds it.
 
         Returns:
-            True for the winner; False when the object exists already.
+            True for the winner; False when the object exists already, be it by an earlier attempt of this very call
+            whose answer got lost on its way.
 
         Raises:
             UserError: the disk is full or the store refused.
         """
-        target = self.child(name)
-        for _ in range(3):
+        target, num_collisions = self.child(name), 0
+        for last in patience():
             try:
                 with one_line_errors(target.uri, "write"):
                     obstore.put(open_store(self.bucket), target._key, data, mode="create", use_multipart=False)
                 return True
+            except CutOffError:
+                if last:
+                    raise
             except AlreadyExistsError:
                 if target.exists():
-                    return False  # otherwise two requests collided and the store turned away both: try again
+                    return False
+                num_collisions += 1  # two requests collided and the store turned away both: try again
+                if num_collisions == _MAX_COLLISIONS:
+                    break
         raise UserError(f"cannot write {target.uri}: the store refuses a conditional write again and again")
 
+    @persevering
     def copy_from(self, source: "Location", name: str) -> None:
         """Copy an object of the same name from another location, replacing an older one; see `write`.
 
@@ -262,6 +283,7 @@ class Location:
                 passing.flush()
                 obstore.put(open_store(self.bucket), ours._key, Path(passing.name))
 
+    @persevering
     def delete(self, name: str = "") -> None:
         """Delete an object; nothing happens when there is none."""
         target = self.child(name)
@@ -271,6 +293,7 @@ class Location:
         except FileNotFoundError:
             return
 
+    @persevering
     def delete_prefix(self, prefix: str = "") -> None:
         """Delete everything in the folder `prefix`, and on local disk the folder itself."""
         folder = self.child(prefix)

@@ -3,24 +3,21 @@
 from dataclasses import dataclass
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from luss_ray.config.recipe import Finetune, Optimisation, Recipe
+from luss_ray.config.recipe import Finetune, Recipe
 from luss_ray.core.errors import BadSampleError
 from luss_ray.data.augment import normalise
 from luss_ray.data.crops import DRAWS_PER_CROP, CropSpec, paired_crop
 from luss_ray.data.decode import decode_image
-from luss_ray.data.stream import StreamSpec
 from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.losses.segmentation import segmentation_loss
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import SegmentationModel
-from luss_ray.storage.uri import Location
 from luss_ray.train.swapped import make_optimiser, on_device
-from luss_ray.train.task import World
+from luss_ray.train.trainee import World
 
 
 def segmentation_model(recipe: Recipe, num_clusters: int) -> SegmentationModel:
@@ -60,45 +57,6 @@ class PairedCrop:
 
         crop, labels = paired_crop(pixels, label_at, spec, draws)
         return {"crop": crop, "label": labels}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneTask:
-    """Learn to repeat the pseudo-labels, and to do better."""
-
-    recipe: Recipe
-    data: Location
-    labels: Location
-    """Folder of the pseudo-label shards."""
-    threshold: float
-    """Attention below which their pixels are "other"."""
-    pretrained: Location
-    """Weights of step 1, a safetensors object."""
-    num_clusters: int
-    name: str = "fine-tune"
-
-    @property
-    def optimisation(self) -> Optimisation:
-        """Schedule of the stage."""
-        return self.recipe.finetune.optimisation
-
-    def stream(self) -> StreamSpec:
-        """Return what the workers read: crops with their labels."""
-        settings = self.recipe.finetune
-        return StreamSpec(
-            data=self.data,
-            split="train",
-            labels=self.labels,
-            seed=self.recipe.seed + 2,
-            global_batch=settings.optimisation.batch_size,
-            epochs=settings.optimisation.epochs,
-            transform=PairedCrop(settings, self.threshold),
-        )
-
-    def build(self, world: World) -> "FinetuneTrainee":
-        """Return the network with step 1's backbone."""
-        weights = safetensors.torch.load(self.pretrained.read())
-        return FinetuneTrainee(self.recipe, weights, self.num_clusters, world)
 
 
 class FinetuneTrainee:

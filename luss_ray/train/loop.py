@@ -23,7 +23,8 @@ from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimise
 from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.task import Trainee, World
+from luss_ray.train.step import backward, has_bfloat16, to_device
+from luss_ray.train.trainee import Trainee, World
 
 _ASK_EVERY_S = 2.0
 
@@ -66,7 +67,7 @@ class Trainer:
         self.announced: set[str] = set()
         self.consumption = Consumption()
         self.quarantined: dict[str, str] = {}
-        self.mixed = assignment.task.recipe.mixed_precision and _has_bfloat16(world.device)
+        self.mixed = assignment.task.recipe.mixed_precision and has_bfloat16(world.device)
         if found is not None:
             self.resume(self.store.load(found))
             if world.rank == 0:
@@ -96,7 +97,7 @@ class Trainer:
         network = self.parallel()
         for batch in self.figures.noting_waits(self.batches):
             self.account(batch)
-            wishes = self.take_step(network, self.to_device(batch))
+            wishes = self.take_step(network, to_device(batch, self.world.device))
             self.guard.alive()
             if self.step < self.plan.num_steps:
                 self.fulfil(wishes)
@@ -117,9 +118,6 @@ class Trainer:
     def take_step(self, network: nn.Module, batch: dict[str, Tensor]) -> Wishes:
         """One update of the weights from one global batch; return what rank 0 wants done after it.
 
-        The losses are means over this rank's samples and gradients are averaged over ranks, so the loss is weighted by
-        the rank's share of the global batch: uneven slices give exactly the gradient of the whole batch.
-
         Raises:
             NotFiniteError: the loss is not finite on some rank; no rank has updated its weights.
         """
@@ -134,11 +132,9 @@ class Trainer:
         for group in optimiser.param_groups:
             group["lr"] = lr
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.mixed):
-            losses = self.trainee.losses(network, batch, self.step)
         share = len(batch["row"]) / schedule.batch_size
-        (losses["loss"] * share * self.world.size).backward()
-        figures, wishes = self.over_ranks({name: value.detach() * share for name, value in losses.items()})
+        shares = backward(self.trainee, network, batch, step=self.step, share=share, world=self.world, mixed=self.mixed)
+        figures, wishes = self.over_ranks(shares)
         if not all(math.isfinite(value) for value in figures.values()):
             raise NotFiniteError(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         self.trainee.before_update(self.step)
@@ -221,10 +217,6 @@ class Trainer:
             return self.trainee.network
         devices = [self.world.device] if self.world.device.type == "cuda" else None
         return DistributedDataParallel(self.trainee.network, device_ids=devices, broadcast_buffers=False)
-
-    def to_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the arrays as tensors on this worker's device."""
-        return {name: torch.as_tensor(array).to(self.world.device, non_blocking=True) for name, array in batch.items()}
 
     def account(self, batch: dict[str, Any]) -> None:
         """Count the samples used; put aside those that couldn't be read."""
@@ -312,11 +304,3 @@ class Trainer:
             (folder / CHECKPOINTS).delete_prefix("")
         if self.world.size > 1:
             dist.barrier()
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; where it is emulated float32 is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -1,21 +1,15 @@
 """Step 2.1: an attention over pixels learns on the frozen backbone (arXiv 2106.03149, section 4)."""
 
-from dataclasses import dataclass
-
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from luss_ray.config.recipe import Optimisation, Recipe
-from luss_ray.data.stream import StreamSpec
+from luss_ray.config.recipe import Recipe
 from luss_ray.losses.swav import swap_loss
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import PixelAttentionModel
-from luss_ray.storage.uri import Location
 from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
-from luss_ray.train.task import World
-from luss_ray.train.views import MultiCrop, coloured_crops
+from luss_ray.train.views import coloured_crops
 
 
 def pixel_attention_model(recipe: Recipe) -> PixelAttentionModel:
@@ -28,42 +22,6 @@ def pixel_attention_model(recipe: Recipe) -> PixelAttentionModel:
         num_prototypes=prototypes.num,
         embedding_dim=prototypes.embedding_dim,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelAttentionTask:
-    """Learn where the image shows something."""
-
-    recipe: Recipe
-    data: Location
-    pretrained: Location
-    """Weights of step 1, a safetensors object."""
-    name: str = "pixel attention"
-
-    @property
-    def optimisation(self) -> Optimisation:
-        """Schedule of the stage."""
-        return self.recipe.attention.optimisation
-
-    def stream(self) -> StreamSpec:
-        """Return what the workers read: two global crops."""
-        settings = self.recipe.attention
-        return StreamSpec(
-            data=self.data,
-            split="train",
-            labels=None,
-            seed=self.recipe.seed + 1,
-            global_batch=settings.optimisation.batch_size,
-            epochs=settings.optimisation.epochs,
-            transform=MultiCrop(settings.crops),
-        )
-
-    def build(self, world: World) -> "PixelAttentionTrainee":
-        """Return the network with step 1's weights."""
-        plan = self.stream().open_plan()
-        weights = safetensors.torch.load(self.pretrained.read())
-        code_book = CodeBook(self.recipe.prototypes, self.recipe.attention.queue, plan, world)
-        return PixelAttentionTrainee(self.recipe, weights, code_book)
 
 
 class PixelAttentionTrainee:

@@ -1,22 +1,18 @@
 """Step 1: swapped prediction, pixel-to-pixel alignment, deep-to-shallow supervision (arXiv 2106.03149, section 4)."""
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luss_ray.config.recipe import Optimisation, Recipe
+from luss_ray.config.recipe import Recipe
 from luss_ray.data.grid import pair_grid
-from luss_ray.data.stream import StreamSpec
 from luss_ray.losses.deep_to_shallow import deep_to_shallow_loss
 from luss_ray.losses.pixel_to_pixel import pixel_to_pixel_loss
 from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.models import PretrainModel, PretrainOutput
-from luss_ray.storage.uri import Location
 from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
-from luss_ray.train.task import World
-from luss_ray.train.views import MultiCrop, coloured_crops
+from luss_ray.train.views import coloured_crops
 
 
 def pretrain_model(recipe: Recipe) -> PretrainModel:
@@ -30,38 +26,6 @@ def pretrain_model(recipe: Recipe) -> PretrainModel:
         embedding_dim=prototypes.embedding_dim,
         shallow_stages=recipe.pretrain.shallow_stages,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainTask:
-    """Learn a backbone from unlabelled images."""
-
-    recipe: Recipe
-    data: Location
-    name: str = "pretrain"
-
-    @property
-    def optimisation(self) -> Optimisation:
-        """Schedule of the stage."""
-        return self.recipe.pretrain.optimisation
-
-    def stream(self) -> StreamSpec:
-        """Return what the workers read: multi-crops."""
-        settings = self.recipe.pretrain
-        return StreamSpec(
-            data=self.data,
-            split=settings.split,
-            labels=None,
-            seed=self.recipe.seed,
-            global_batch=settings.optimisation.batch_size,
-            epochs=settings.optimisation.epochs,
-            transform=MultiCrop(settings.crops),
-        )
-
-    def build(self, world: World) -> "Pretrainee":
-        """Return the network at its random start."""
-        plan = self.stream().open_plan()
-        return Pretrainee(self.recipe, CodeBook(self.recipe.prototypes, self.recipe.pretrain.queue, plan, world))
 
 
 class Pretrainee:
@@ -95,9 +59,9 @@ class Pretrainee:
     def _grids(self, batch: dict[str, Tensor]) -> Tensor | None:
         if self.settings.pixel_to_pixel == 0:
             return None
-        geometry = batch["geometry"].cpu().numpy()
+        geometry = batch["geometry"].numpy()
         grids = pair_grid(geometry[:, 0], geometry[:, 1], self.settings.grid)
-        return torch.stack([torch.from_numpy(grid) for grid in grids]).to(batch["geometry"].device)
+        return torch.from_numpy(np.stack(grids)).to(self.code_book.world.device, non_blocking=True)
 
     def before_update(self, step: int) -> None:
         """Keep the prototypes where they are during the first steps."""

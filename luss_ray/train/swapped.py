@@ -12,7 +12,7 @@ from luss_ray.losses.sinkhorn import codes
 from luss_ray.nn.distributed import all_gather_rows
 from luss_ray.nn.heads import Prototypes as PrototypeLayer
 from luss_ray.optim.larc import Larc
-from luss_ray.train.task import World
+from luss_ray.train.trainee import World
 
 
 class CodeBook:

@@ -1,69 +1,19 @@
-"""What a training stage supplies to the one step loop."""
+"""The training stages: what each streams, and which network learns from it."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+import safetensors.torch
 
 from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.data.stream import StreamSpec
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """This worker's place among the workers."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over all ranks."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def from_first(self, value: T) -> T:
-        """Return what rank 0 gave, on every rank; any small picklable value."""
-        if self.size == 1:
-            return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, 0, device=self.device)
-        return box[0]
-
-
-class Trainee(Protocol):
-    """A network that learns: built in every worker, driven by the loop."""
-
-    network: nn.Module
-    """All weights, trained and frozen; its state dict is what the stage leaves behind."""
-    optimiser: torch.optim.Optimizer
-
-    def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Return scalars for this rank's samples, means over them: `loss` is what is minimised, the rest is watched.
-
-        Args:
-            network: `self.network`, possibly wrapped for data parallelism; called exactly once.
-            batch: the stream's arrays on the device.
-            step: the global step.
-        """
-        ...
-
-    def before_update(self, step: int) -> None:
-        """Change gradients between backward pass and update, e.g. drop those of frozen prototypes."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what must survive a restart besides weights and optimiser, in a world-size-free form."""
-        ...
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        ...
+from luss_ray.storage.uri import Location
+from luss_ray.train.finetune import FinetuneTrainee, PairedCrop
+from luss_ray.train.pixel_attention import PixelAttentionTrainee
+from luss_ray.train.pretrain import Pretrainee
+from luss_ray.train.swapped import CodeBook
+from luss_ray.train.trainee import Trainee, World
+from luss_ray.train.views import MultiCrop
 
 
 class Task(Protocol):
@@ -91,3 +41,110 @@ class Task(Protocol):
     def build(self, world: World) -> Trainee:
         """Return the network at its start, the same on every rank."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTask:
+    """Learn a backbone from unlabelled images."""
+
+    recipe: Recipe
+    data: Location
+    name: str = "pretrain"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.pretrain.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: multi-crops."""
+        settings = self.recipe.pretrain
+        return StreamSpec(
+            data=self.data,
+            split=settings.split,
+            labels=None,
+            seed=self.recipe.seed,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=MultiCrop(settings.crops),
+        )
+
+    def build(self, world: World) -> Pretrainee:
+        """Return the network at its random start."""
+        plan = self.stream().open_plan()
+        return Pretrainee(self.recipe, CodeBook(self.recipe.prototypes, self.recipe.pretrain.queue, plan, world))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelAttentionTask:
+    """Learn where the image shows something."""
+
+    recipe: Recipe
+    data: Location
+    pretrained: Location
+    """Weights of step 1, a safetensors object."""
+    name: str = "pixel attention"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.attention.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: two global crops."""
+        settings = self.recipe.attention
+        return StreamSpec(
+            data=self.data,
+            split="train",
+            labels=None,
+            seed=self.recipe.seed + 1,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=MultiCrop(settings.crops),
+        )
+
+    def build(self, world: World) -> PixelAttentionTrainee:
+        """Return the network with step 1's weights."""
+        plan = self.stream().open_plan()
+        weights = safetensors.torch.load(self.pretrained.read())
+        code_book = CodeBook(self.recipe.prototypes, self.recipe.attention.queue, plan, world)
+        return PixelAttentionTrainee(self.recipe, weights, code_book)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneTask:
+    """Learn to repeat the pseudo-labels, and to do better."""
+
+    recipe: Recipe
+    data: Location
+    labels: Location
+    """Folder of the pseudo-label shards."""
+    threshold: float
+    """Attention below which their pixels are "other"."""
+    pretrained: Location
+    """Weights of step 1, a safetensors object."""
+    num_clusters: int
+    name: str = "fine-tune"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.finetune.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: crops with their labels."""
+        settings = self.recipe.finetune
+        return StreamSpec(
+            data=self.data,
+            split="train",
+            labels=self.labels,
+            seed=self.recipe.seed + 2,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=PairedCrop(settings, self.threshold),
+        )
+
+    def build(self, world: World) -> FinetuneTrainee:
+        """Return the network with step 1's backbone."""
+        weights = safetensors.torch.load(self.pretrained.read())
+        return FinetuneTrainee(self.recipe, weights, self.num_clusters, world)

@@ -34,7 +34,7 @@ def coloured_crops(batch: dict[str, Tensor], crops: Crops, seed: int) -> list[Te
     """Return the network's input, a float tensor per resolution, crop-major: (V n, 3, H, W).
 
     Args:
-        batch: `crops_<kind>` (n, V, H, W, 3) on the device, `epoch` and `row` (n,).
+        batch: `crops_<kind>` (n, V, H, W, 3) on the device, `epoch` and `row` (n,) on the host.
         crops: their settings.
         seed: the run's seed; colours depend on it, epoch and row alone.
     """

@@ -18,7 +18,7 @@ from luss_ray.train.ledger import STALLS
 from luss_ray.train.loop import Trainer
 from luss_ray.train.refusals import user_errors
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.task import World
+from luss_ray.train.trainee import World
 
 
 def train_worker(assignment: Assignment) -> None:

@@ -11,6 +11,7 @@ from fixtures_disk import tiny_disk
 
 from luss_ray.core.errors import UserError
 from luss_ray.storage import store
+from luss_ray.storage.lease import lease
 from luss_ray.storage.uri import Location
 
 _SECRET = "hunter2hunter2"
@@ -142,3 +143,46 @@ def test_a_full_disk_is_said_to_be_full_and_old_content_stays(tmp_path: Path, ca
         assert place.list() == ["old"]
         assert place.read("old") == b"old"
         assert place.create("small", b"1"), "a failed write gives its space back"
+
+
+def test_a_write_whose_answer_never_came_is_done_once(slow_store, s3_environment):
+    slow_store.delay_s = 0
+    place = Location.parse(s3_environment.bucket("cut-off"))
+    for number, name in enumerate(("a", "b")):
+        slow_store.num_to_cut_off = number + 1
+        place.create(name, b"mine")
+        assert slow_store.num_to_cut_off == 0
+    slow_store.num_to_cut_off = 1
+    assert not place.create("a", b"another writer's")
+    assert [place.read(name) for name in place.list()] == [b"mine", b"mine"]
+
+
+def test_a_lease_whose_answer_never_came_is_held(slow_store, s3_environment):
+    slow_store.delay_s = 0
+    place = Location.parse(s3_environment.bucket("cut-off-lease"))
+    slow_store.num_to_cut_off = 1
+    with lease(place) as held:
+        assert slow_store.num_to_cut_off == 0
+        held.check()
+    assert place.list() == []
+
+
+def test_requests_that_may_be_repeated_are(slow_store, s3_environment):
+    slow_store.delay_s = 0
+    place = Location.parse(s3_environment.bucket("cut-off-too"))
+    calls = {
+        "write": lambda: place.write("a", b"1"),
+        "read": lambda: place.read("a"),
+        "ranges": lambda: place.read_ranges("a", [0], [1]).data,
+        "list": place.list,
+        "copy": lambda: (place / "copies").copy_from(place, "a"),
+        "delete": lambda: place.delete("a"),
+        "delete all": lambda: place.delete_prefix("copies"),
+    }
+    answers = {}
+    for name, call in calls.items():
+        slow_store.num_to_cut_off = 2
+        answers[name] = call()
+        assert slow_store.num_to_cut_off == 0
+    assert answers["read"] == b"1" and answers["ranges"] == [b"1"] and answers["list"] == ["a"]
+    assert place.list() == []

@@ -17,7 +17,7 @@ from luss_ray.train.cluster import Resources
 from luss_ray.train.launch import train
 from luss_ray.train.ledger import NOT_FINITE, audit_run
 from luss_ray.train.limits import Limits
-from luss_ray.train.pretrain import PretrainTask
+from luss_ray.train.task import PretrainTask
 
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 

@@ -1,0 +1,256 @@
+"""The pretraining step beside a plain eager one and beside the bare network, and where its time goes.
+
+`uv run benchmarks/step.py [--preset demo|resnet50] [--batch N] [--rounds 5] [--steps 20] [--quick] [--json FILE]`
+
+Needs no Ray: torch, torchvision, and the project's folder on `PYTHONPATH`. Batches are random 8-bit crops as the
+stream gives them. In each round the contenders take turns, `--steps` steps each, on the same device:
+
+- `ours`: the product's own step, in the precision that its recipe takes on this device
+- `plain_float32`, `plain_autocast`: `step_plain.py`, the same step as one writes it down first
+- `bare`: forward and backward of the network alone, in our precision and memory order, on crops that are floats already
+
+`vs_eager` is ours over the plain step in the same precision (images/s), `of_bare_network` is ours over the bare
+network's. Then the parts of our step, each waited for; the wait for data is that for the copy to the device.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from step_plain import PlainStep
+from torch import Tensor
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipes import RECIPES
+from luss_ray.data.grid import pair_grid
+from luss_ray.data.plan import Plan
+from luss_ray.nn.models import PretrainModel
+from luss_ray.train.pretrain import Pretrainee, pretrain_model
+from luss_ray.train.step import backward, has_bfloat16, to_device
+from luss_ray.train.swapped import CodeBook, on_device
+from luss_ray.train.trainee import World
+from luss_ray.train.views import coloured_crops
+
+PRESETS = {"demo": ("demo", 64), "resnet50": ("imagenet-s-300", 128)}
+"""Recipe and images in a batch."""
+IMAGENET_IMAGES = 1_281_167
+LATE = 10**6
+"""A step after which the queue is in use and the prototypes learn."""
+PARTS = ("data wait", "augment", "forward", "losses", "backward", "optimiser", "other")
+
+
+def make_batch(recipe: Recipe, num: int) -> dict[str, np.ndarray]:
+    """Return what a stream gives: random crops, their geometry and names."""
+    rng = np.random.default_rng(0)
+    crops = recipe.pretrain.crops
+    geometry = np.concatenate([rng.integers(0, 100, (num, 2, 2)), rng.integers(150, 300, (num, 2, 2))], axis=2)
+    geometry = np.concatenate([geometry, rng.integers(0, 2, (num, 2, 1))], axis=2)
+    pixels = {
+        f"crops_{kind}": rng.integers(0, 256, (num, spec.num, spec.size_px, spec.size_px, 3), np.uint8)
+        for kind, spec in enumerate(crops.specs())
+    }
+    names = {"epoch": np.zeros(num, np.int64), "row": np.arange(num), "used_row": np.arange(num)}
+    return {**pixels, **names, "geometry": geometry}
+
+
+class OurStep:
+    """The product's step, as its loop takes it."""
+
+    def __init__(self, recipe: Recipe, batch: dict[str, np.ndarray], device: torch.device, *, mixed: bool) -> None:
+        self.recipe, self.batch, self.device, self.mixed = recipe, batch, device, mixed
+        num = len(batch["row"])
+        self.world = World(rank=0, size=1, device=device)
+        plan = Plan(np.zeros(4 * num, np.int64), seed=0, global_batch=num, epochs=1)
+        book = CodeBook(recipe.prototypes, recipe.pretrain.queue, plan, self.world)
+        if book.queue is not None:
+            fill_queue(book.queue.embeddings)
+            book.queue.num_rows = recipe.pretrain.queue.length
+        self.trainee = Pretrainee(recipe, book)
+
+    def __call__(self) -> None:
+        """Take a step."""
+        batch = to_device(self.batch, self.device)
+        self.trainee.optimiser.zero_grad(set_to_none=True)
+        figures = backward(
+            self.trainee, self.trainee.network, batch, step=LATE, share=1.0, world=self.world, mixed=self.mixed
+        )
+        torch.stack([value.float() for value in figures.values()]).tolist()
+        self.trainee.before_update(LATE)
+        self.trainee.optimiser.step()
+
+    def parts(self) -> dict[str, float]:
+        """Take a step and return the seconds of each part, waiting for the device after each of them."""
+        marks = [self._now()]
+        network, optimiser = self.trainee.network, self.trainee.optimiser
+        hooks = [
+            network.register_forward_pre_hook(lambda *_: marks.append(self._now())),
+            network.register_forward_hook(lambda *_: marks.append(self._now())),
+        ]
+        batch = to_device(self.batch, self.device)
+        marks.append(self._now())
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            losses = self.trainee.losses(network, batch, LATE)
+        marks.append(self._now())
+        losses["loss"].backward()
+        marks.append(self._now())
+        self.trainee.before_update(LATE)
+        optimiser.step()
+        marks.append(self._now())
+        torch.stack([value.detach().float() for value in losses.values()]).tolist()
+        marks.append(self._now())
+        for hook in hooks:
+            hook.remove()
+        return dict(zip(PARTS, [later - earlier for earlier, later in itertools.pairwise(marks)], strict=True))
+
+    def _now(self) -> float:
+        synchronise(self.device)
+        return time.perf_counter()
+
+
+def bare_network(
+    recipe: Recipe, batch: dict[str, np.ndarray], device: torch.device, *, mixed: bool
+) -> Callable[[], None]:
+    """Return a function that takes the network forward and back."""
+    model = on_device(pretrain_model(recipe), device)
+    tensors = to_device(batch, device)
+    crops = [crop.detach() for crop in coloured_crops(tensors, recipe.pretrain.crops, 0)]
+    grids = to_grids(recipe, batch).to(device)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            output = model(crops, grids if recipe.pretrain.pixel_to_pixel else None)
+        outputs = [output.scores, *output.shallow_scores, output.predictions]
+        torch.autograd.backward(
+            [o for o in outputs if o is not None], [torch.ones_like(o) for o in outputs if o is not None]
+        )
+
+    return step
+
+
+def fill_queue(rows: Tensor) -> None:
+    """Put embeddings into a queue in place."""
+    rows.copy_(torch.nn.functional.normalize(torch.randn_like(rows), dim=-1))
+
+
+def to_grids(recipe: Recipe, batch: dict[str, np.ndarray]) -> Tensor:
+    """Return the grids of the batch's crop pairs."""
+    geometry = batch["geometry"]
+    return torch.from_numpy(np.stack(pair_grid(geometry[:, 0], geometry[:, 1], recipe.pretrain.grid)))
+
+
+def synchronise(device: torch.device) -> None:
+    """Return when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def contenders(recipe: Recipe, num: int, device: torch.device, *, mixed: bool) -> dict[str, Callable[[], Any]]:
+    """Return a function a contender that takes one step."""
+    batch = make_batch(recipe, num)
+    plain_batch = {name: torch.from_numpy(array) for name, array in batch.items()} | {"grids": to_grids(recipe, batch)}
+    steps: dict[str, Callable[[], Any]] = {"ours": OurStep(recipe, batch, device, mixed=mixed)}
+    for name, in_bfloat16 in (("plain_float32", False), ("plain_autocast", True)):
+        if in_bfloat16 and not has_bfloat16(device):
+            continue
+        model = pretrain_model(recipe)
+        assert isinstance(model, PretrainModel)
+        plain = PlainStep(recipe, model, device, mixed=in_bfloat16, queue_length=recipe.pretrain.queue.length)
+        steps[name] = lambda plain=plain: plain(plain_batch)
+    steps["bare"] = bare_network(recipe, batch, device, mixed=mixed)
+    return steps
+
+
+def rate(step: Callable[[], Any], num_steps: int, num_images: int, device: torch.device) -> float:
+    """Return images/s over some steps."""
+    synchronise(device)
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    synchronise(device)
+    return num_steps * num_images / (time.perf_counter() - started)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Return median and spread."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+@contextlib.contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
+    """Return a context that notes the most memory of a GPU in use within it."""
+    noted: dict[str, float] = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield noted
+    if device.type == "cuda":
+        noted["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--batch", type=int, help="images in a batch; by default the preset's")
+    parser.add_argument("--precision", choices=("recipe", "float32", "bfloat16"), default="recipe")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="two rounds of three steps: a check of the program")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    name, num = PRESETS[given.preset]
+    num, recipe = given.batch or num, RECIPES[name]()
+    if given.precision != "recipe":
+        recipe = replace(recipe, mixed_precision=given.precision == "bfloat16")
+    rounds, num_steps = (2, 3) if given.quick else (given.rounds, given.steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    mixed = recipe.mixed_precision and has_bfloat16(device)
+    steps = contenders(recipe, num, device, mixed=mixed)
+    ours = steps["ours"]
+    assert isinstance(ours, OurStep)
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    with peak_memory(device) as memory:
+        for _ in range(3):
+            ours()
+    for step in steps.values():
+        rate(step, 2, num, device)
+    for _ in range(rounds):
+        for name, step in steps.items():
+            rates[name].append(rate(step, num_steps, num, device))
+    seconds = [ours.parts() for _ in range(num_steps)]
+    shares = {part: statistics.median(each[part] / sum(each.values()) for each in seconds) for part in PARTS}
+    peer = "plain_autocast" if mixed else "plain_float32"
+    ratios = {
+        "vs_eager": summary([a / b for a, b in zip(rates["ours"], rates[peer], strict=True)]),
+        "vs_eager_float32": summary([a / b for a, b in zip(rates["ours"], rates["plain_float32"], strict=True)]),
+        "of_bare_network": summary([a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]),
+    }
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads of a CPU"
+    print(f"{given.preset}: batches of {num}, {'bfloat16' if mixed else 'float32'}, {where}")
+    for name, values in rates.items():
+        print(f"  {name:<16} {statistics.median(values):9.1f} images/s ({min(values):.1f} to {max(values):.1f})")
+    for name, spread in ratios.items():
+        print(f"  {name:<16} {spread['median']:9.2f} ({spread['min']:.2f} to {spread['max']:.2f})")
+    print("  of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()))
+    epoch_h = IMAGENET_IMAGES / statistics.median(rates["ours"]) / 3600
+    extra = f", {memory['gib']:.1f} GiB" if memory else ""
+    print(f"  an epoch of ImageNet-1k on one such device: {epoch_h:.2f} h{extra}")
+    if given.json:
+        found = {"device": where, "batch": num, "mixed": mixed, "ratios": ratios, "rates": rates, "shares": shares}
+        given.json.write_text(json.dumps(found | {"memory": memory}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
