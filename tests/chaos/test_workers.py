@@ -105,13 +105,14 @@ def test_a_node_that_is_taken_away(
 def test_the_loss_does_not_depend_on_the_number_of_workers(shards: Path, tmp_path: Path) -> None:
     """Slices of 3, 3 and 2 images, against a plain loop over whole batches: all is the same but for rounding.
 
-    Rounding grows: weights nudged by 1e-7 before the first step change the first four losses by up to 3e-5 of
-    themselves, the tenth by 1e-2, and the mean of the last 30 by 0.04 (eight nudges; benchmarks/RESULTS.md).
+    Rounding grows: weights nudged by 1e-6 of themselves before the first step change the first four losses by up to
+    4e-3, and the mean of the last 30 by up to 0.16; slices without their weights change the fourth by 4e-2 (twelve
+    nudges; benchmarks/RESULTS.md).
     """
     small = ("--pretrain.optimisation.epochs=4", "--pretrain.optimisation.batch-size=8")
     options = (f"--data={shards}", *LONG[1:], *small, "--num-workers=3 3")
     three = RunningJob(tmp_path, str(tmp_path), *options).start().finish().losses()
     expected = reference_losses(shards, *small)
     assert three.keys() == expected.keys() and len(three) == 60
-    assert [three[step] for step in range(1, 5)] == pytest.approx([expected[step] for step in range(1, 5)], rel=3e-4)
-    assert difference_at_the_end(three, expected) < 0.1
+    assert [three[step] for step in range(1, 5)] == pytest.approx([expected[step] for step in range(1, 5)], rel=8e-3)
+    assert difference_at_the_end(three, expected) < 0.3
