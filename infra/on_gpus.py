@@ -5,6 +5,7 @@ nodes are kept until the command ends, and let go however it ends.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from luss_ray.core.command import run
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
+from luss_ray.train.cluster import ON_CPUS
 
 # isort: split
 import ray  # after luss_ray, which sets what Ray reads when it is imported
@@ -70,7 +72,8 @@ def main() -> int:
     wanted, command = parse(sys.argv[1:])
     here = Path.cwd()  # by its name, since a new node of this same machine unpacks the job's folder anew
     ray.init(log_to_driver=False)  # from here on SIGTERM, which `ray job stop` sends, is an exception
-    with keeping_nodes(wanted), subprocess.Popen(command, cwd=here) as process:
+    environment = os.environ if wanted["GPU"] else os.environ | {ON_CPUS: "1"}
+    with keeping_nodes(wanted), subprocess.Popen(command, cwd=here, env=environment) as process:
         try:
             return process.wait()
         finally:

@@ -67,9 +67,7 @@ def _load_pytorch(data: bytes, uri: str) -> Any:
     except pickle.UnpicklingError as error:
         refused = _REFUSED.search(str(error))
         if refused is None:
-            raise UserError(
-                f"{uri} is no file of weights: give .safetensors, or a .pth that torch.save wrote"
-            ) from None
+            raise UserError(f"{uri} is no file of weights: {_REMEDY}") from None
         raise UserError(
             f"{uri} holds a {refused[1]}, which can't be read without running code from the file: "
             "save its state dict alone where you trust it, or as safetensors"

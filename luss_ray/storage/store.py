@@ -59,18 +59,23 @@ class CutOffError(UserError):
     """The connection ended in the middle of a request: it may have been carried out, or not."""
 
 
-def patience() -> Iterator[bool]:
-    """Yield before every attempt at a request that may be cut off, with growing pauses; True = it is the last.
+class Patience:
+    """How long a request that is cut off again and again is repeated.
 
     obstore goes on by itself when there is no connection, or when a read is cut off. It does not where what was cut
     off may have been done already, such as a conditional write or a deletion, nor within the answer to a listing.
     """
-    ends, pause_s = time.monotonic() + (_PATIENCE_S if _retries is _PATIENT_RETRIES else _TIMEOUT_S), 0.1
-    while time.monotonic() < ends:
-        yield False
-        time.sleep(random.uniform(0, pause_s))
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-    yield True
+
+    def __init__(self) -> None:
+        self._ends = time.monotonic() + (_PATIENCE_S if _retries is _PATIENT_RETRIES else _TIMEOUT_S)
+        self._pause_s = 0.1
+
+    def wait(self, error: CutOffError) -> None:
+        """Pause before the next attempt, longer each time; raise the error when it has gone on for too long."""
+        if time.monotonic() > self._ends:
+            raise error
+        time.sleep(random.uniform(0, self._pause_s))
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
 
 def persevering(request: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]:
@@ -78,13 +83,12 @@ def persevering(request: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]
 
     @functools.wraps(request)
     def again_and_again(*args: _Given.args, **kwargs: _Given.kwargs) -> _Answer:
-        for last in patience():
+        patience = Patience()
+        while True:
             try:
                 return request(*args, **kwargs)
-            except CutOffError:
-                if last:
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            except CutOffError as error:
+                patience.wait(error)
 
     return again_and_again
 

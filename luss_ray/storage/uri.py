@@ -21,10 +21,10 @@ from obstore.exceptions import AlreadyExistsError
 from luss_ray.core.errors import UserError
 from luss_ray.storage.store import (
     CutOffError,
+    Patience,
     check_credentials,
     one_line_errors,
     open_store,
-    patience,
     persevering,
 )
 
@@ -245,21 +245,18 @@ class Location:
         Raises:
             UserError: the disk is full or the store refused.
         """
-        target, num_collisions = self.child(name), 0
-        for last in patience():
+        target, patience, num_collisions = self.child(name), Patience(), 0
+        while num_collisions < _MAX_COLLISIONS:
             try:
                 with one_line_errors(target.uri, "write"):
                     obstore.put(open_store(self.bucket), target._key, data, mode="create", use_multipart=False)
                 return True
-            except CutOffError:
-                if last:
-                    raise
+            except CutOffError as error:
+                patience.wait(error)
             except AlreadyExistsError:
                 if target.exists():
                     return False
                 num_collisions += 1  # two requests collided and the store turned away both: try again
-                if num_collisions == _MAX_COLLISIONS:
-                    break
         raise UserError(f"cannot write {target.uri}: the store refuses a conditional write again and again")
 
     @persevering

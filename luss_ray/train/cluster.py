@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._private.state import state
 
 from luss_ray.core.errors import UserError
 
 _MAX_LOADERS = 14
 _OBJECT_STORE_BYTES = 1 << 30
 _LOGICAL_CPUS = 8
+ON_CPUS = "LUSS_RAY_ON_CPUS"
+"""Set by infra/on_gpus.py where no GPU was asked for."""
+_ASK_FIRST = (
+    "a run decides by what it finds: submit it as `python infra/on_gpus.py NUM_GPUS -- COMMAND`, "
+    "or `python infra/on_gpus.py 0 --cpus NUM -- COMMAND` to do without GPUs"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +101,14 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
         num_workers: fewest and most training workers, at least 1; None = by what the cluster has now.
 
     Raises:
-        UserError: the cluster is at rest, so that whether there will be GPUs isn't known.
+        UserError: the cluster is at rest, so that whether there will be GPUs isn't known; or there are none yet.
     """
     cluster = ray.cluster_resources()
     num_gpus = int(cluster.get("GPU", 0))
     if not num_gpus and not cluster.get("CPU", 0):
-        raise UserError(
-            "the cluster has neither GPUs nor CPUs now, and a run decides by what it finds: submit it as "
-            "`python infra/on_gpus.py NUM_GPUS -- COMMAND`, or `python infra/on_gpus.py 0 --cpus NUM -- COMMAND`"
-        )
+        raise UserError(f"the cluster has neither GPUs nor CPUs now, and {_ASK_FIRST}")
+    if not num_gpus and ON_CPUS not in os.environ and _could_have_gpus():
+        raise UserError(f"the cluster can have GPUs but has none now, and {_ASK_FIRST}")
     low, high = num_workers or (max(1, num_gpus), max(1, num_gpus))
     num_cores = os.cpu_count() or 1 if _is_ours() else int(cluster.get("CPU", 1))
     return Resources(
@@ -114,6 +120,12 @@ def resources(num_workers: tuple[int, int] | None) -> Resources:
         preemptible=not _is_ours(),
         num_actors=num_gpus or max(1, num_cores // 2),
     )
+
+
+def _could_have_gpus() -> bool:
+    """Whether an autoscaling cluster has nodes with GPUs in its configuration."""
+    possible = state.get_max_resources_from_cluster_config() or {}
+    return possible.get("GPU", 0) > 0
 
 
 def _is_ours() -> bool:

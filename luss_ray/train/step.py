@@ -34,6 +34,8 @@ def backward(
 ) -> dict[str, Tensor]:
     """Leave the gradients of a batch in the parameters; return the figures of this rank, weighted by its share.
 
+    They are those of the trainee, and `gradient_norm`, the length of the whole batch's gradient over all parameters.
+
     The losses are means over this rank's samples and gradients are averaged over ranks, so the loss is weighted by the
     rank's share of the global batch: uneven slices give exactly the gradient of the whole batch.
 
@@ -49,7 +51,9 @@ def backward(
     with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
         losses = trainee.losses(network, batch, step)
     (losses["loss"] * share * world.size).backward()
-    return {name: value.detach() * share for name, value in losses.items()}
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    figures = losses | {"gradient_norm": torch.nn.utils.get_total_norm(gradients)}
+    return {name: value.detach() * share for name, value in figures.items()}
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -38,7 +38,9 @@ class CodeBook:
 
     @torch.no_grad()
     def codes(self, embeddings: Tensor, prototypes: PrototypeLayer, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the codes (2, n, K) of this rank's global crops, and `watched` of all; the queue takes the batch in.
+        """Return the codes (2, n, K) of this rank's global crops, and figures of all; the queue takes the batch in.
+
+        The figures are those of `watched`, and `queue_steps`, how many steps back the queue reaches.
 
         Args:
             embeddings: (V, n, D) of this rank, the two global crops first.
@@ -55,7 +57,10 @@ class CodeBook:
         )
         if self.queue and step >= self.queue_start_step:
             self.queue.push(batch)
-        return balanced[:, self.first_row : self.first_row + embeddings.shape[1]], watched(balanced)
+        figures = watched(balanced, batch)
+        if self.queue:
+            figures["queue_steps"] = balanced.new_tensor(self.queue.num_rows / batch.shape[1])
+        return balanced[:, self.first_row : self.first_row + embeddings.shape[1]], figures
 
     def state(self) -> dict[str, Tensor]:
         """Return the queue."""
@@ -67,21 +72,25 @@ class CodeBook:
             self.queue.load_state_dict(state)
 
 
-def watched(codes: Tensor) -> dict[str, Tensor]:
+def watched(codes: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
     """Return figures that betray a collapse.
 
     Args:
         codes: (2, B, K) of the whole global batch.
+        embeddings: (2, B, D) of the same, of length 1.
 
     Returns:
         `code_entropy`: mean entropy of a code over ln K; 1 = images are not told apart. `prototype_usage`: how many
         prototypes the batch uses (exponential of the mean code's entropy) over how many it could, min(2 B, K).
+        `embedding_std`: standard deviation over the batch, mean over dimensions, times sqrt(D): 1 = embeddings are
+        spread over the whole sphere, 0 = they are all the same.
     """
     num_codes, num_prototypes = codes.shape[0] * codes.shape[1], codes.shape[2]
     used = _entropy(codes.mean(dim=(0, 1))).exp()
     return {
         "code_entropy": _entropy(codes).mean() / math.log(num_prototypes),
         "prototype_usage": used / min(num_codes, num_prototypes),
+        "embedding_std": embeddings.std(dim=1).mean() * math.sqrt(embeddings.shape[-1]),
     }
 
 

@@ -12,8 +12,9 @@ def in_cluster(monkeypatch: pytest.MonkeyPatch):
     """Return a function that sets what the joined cluster has."""
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
 
-    def has(cpus: int, gpus: int = 0) -> None:
+    def has(cpus: int, gpus: int = 0, possible: dict[str, int] | None = None) -> None:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+        monkeypatch.setattr(cluster.state, "get_max_resources_from_cluster_config", lambda: possible)
 
     return has
 
@@ -39,3 +40,16 @@ def test_a_cluster_at_rest_is_not_taken_for_one_without_gpus(in_cluster, num_wor
     in_cluster(0)
     with pytest.raises(UserError, match=r"infra/on_gpus\.py NUM_GPUS"):
         cluster.resources(num_workers)
+
+
+def test_a_cluster_whose_gpus_are_not_there_yet_is_not_taken_for_one_without(in_cluster, monkeypatch) -> None:
+    in_cluster(16, possible={"CPU": 512, "GPU": 32})
+    with pytest.raises(UserError, match=r"can have GPUs but has none now.*infra/on_gpus\.py NUM_GPUS"):
+        cluster.resources(None)
+    monkeypatch.setenv(cluster.ON_CPUS, "1")
+    assert not cluster.resources(None).use_gpu
+    monkeypatch.delenv(cluster.ON_CPUS)
+    in_cluster(16, gpus=8, possible={"CPU": 512, "GPU": 32})
+    assert cluster.resources(None).use_gpu
+    in_cluster(16, possible={"CPU": 512})
+    assert not cluster.resources(None).use_gpu

@@ -15,7 +15,7 @@ def figures(embeddings: torch.Tensor, prototypes: torch.Tensor) -> dict[str, flo
     """Return what a step on these embeddings (2, B, D) would have to say."""
     scores = embeddings @ prototypes.T
     balanced = codes(scores, None, epsilon=0.05, num_iterations=3)
-    values = watched(balanced) | of_ln_k(swap_loss(scores, balanced), NUM_PROTOTYPES)
+    values = watched(balanced, embeddings) | of_ln_k(swap_loss(scores, balanced), NUM_PROTOTYPES)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -35,6 +35,7 @@ def test_images_that_all_look_the_same_raise_the_alarm(prototypes):
     same = torch.nn.functional.normalize(prototypes - (prototypes @ mean)[:, None] * mean)
     values = figures(mean.expand(2, 64, 16), same)
     assert [values["code_entropy"], values["swap_of_ln_k"]] == pytest.approx([1, 1], abs=1e-3)
+    assert values["embedding_std"] == pytest.approx(0, abs=1e-6)
     assert set(after(CollapseWatch(100), values, 20)) == {LOSS_AT_LN_K, UNIFORM_CODES}
 
 
@@ -42,13 +43,15 @@ def test_images_that_are_told_apart_raise_none(prototypes):
     images = prototypes.repeat(2, 1)
     values = figures(torch.stack([images, images]), prototypes)
     assert values["prototype_usage"] == pytest.approx(1, abs=0.05) and values["code_entropy"] < 0.5
+    assert values["embedding_std"] == pytest.approx(1, abs=0.1)
     assert after(CollapseWatch(100), values, 200) == []
 
 
 def test_a_few_prototypes_for_all():
     some = torch.zeros(2, 64, NUM_PROTOTYPES)
     some[..., 3] = 1
-    values = {name: float(value) for name, value in watched(some).items()} | {"swap_of_ln_k": 0.1}
+    found = watched(some, torch.eye(64).expand(2, 64, 64))
+    values = {name: float(value) for name, value in found.items()} | {"swap_of_ln_k": 0.1}
     assert values["prototype_usage"] == pytest.approx(1 / NUM_PROTOTYPES) and values["code_entropy"] == 0
     assert after(CollapseWatch(100), values, 20) == [FEW_PROTOTYPES]
 
