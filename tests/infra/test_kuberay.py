@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fixtures_run as job
+import kubernetes_validate
 import pytest
 import ray
 import yaml
@@ -113,8 +114,8 @@ def test_commands_in_the_readme_are_understood() -> None:
 def test_pods_and_account_fit_the_schemas_of_kubernetes(
     manifests: dict[str, dict[str, Any]], groups: dict[str, dict[str, Any]]
 ) -> None:
-    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-    validator.validate(manifests["ServiceAccount"], validator.latest_version(), strict=True)
+    latest = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(manifests["ServiceAccount"], latest, strict=True)
     for name, group in groups.items():
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": _pod(group)}
-        validator.validate(pod, validator.latest_version(), strict=True)
+        kubernetes_validate.validate(pod, latest, strict=True)
