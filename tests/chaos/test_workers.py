@@ -114,5 +114,5 @@ def test_the_loss_does_not_depend_on_the_number_of_workers(shards: Path, tmp_pat
     three = RunningJob(tmp_path, str(tmp_path), *options).start().finish().losses()
     expected = reference_losses(shards, *small)
     assert three.keys() == expected.keys() and len(three) == 60
-    assert [three[step] for step in range(1, 5)] == pytest.approx([expected[step] for step in range(1, 5)], rel=8e-3)
-    assert difference_at_the_end(three, expected) < 0.3
+    assert [three[step] for step in range(1, 5)] == pytest.approx([expected[step] for step in range(1, 5)], rel=3e-4)
+    assert difference_at_the_end(three, expected) < 0.1
