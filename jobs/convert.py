@@ -97,7 +97,7 @@ def main(options: Options) -> None:
     write({name: value for name, value in state.items() if name not in left_out}, config, weights, out)
     shape = config.architecture
     counts = (("prototypes", config.num_prototypes), ("categories", config.num_categories))
-    what = [f"{config.form} on {shape.block} blocks {'-'.join(map(str, shape.layers))} of {shape.channels[3]} channels"]
+    what = [f"{config.form} on {shape.about}"]
     what += [f"{value} {name}" for name, value in counts if value] + [f"{len(state) - len(left_out)} entries"]
     CONSOLE.print(f"{weights.location.uri}\n  {', '.join(what)}\n{out.uri}")
     if left_out:

@@ -8,8 +8,9 @@ from luss_ray.config.command_line import parse
 from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import open_dataset
-from luss_ray.protocols.distance_matching import find_weights, run_distance_matching
+from luss_ray.protocols.distance_matching import run_distance_matching
 from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.weights import find_weights
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
@@ -54,8 +55,8 @@ def main() -> None:
         connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=bad),
     )
-    weights, known = find_weights(options.weights, whole, options.protocol)
-    result = run_distance_matching(whole, weights, known=known, shown=options.split, protocol=options.protocol)
+    weights = find_weights(options.weights, data, options.protocol)
+    result = run_distance_matching(whole, weights, shown=options.split, protocol=options.protocol)
     for name, scores in result["metrics"].items():
         CONSOLE.print(
             f"{name.replace('_', ' ')}: mIoU {scores['miou']:.1f}, acc {scores['acc']:.1f}, F {scores['f']:.1f}"

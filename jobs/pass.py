@@ -30,6 +30,9 @@ class Options:
     """Where runs are kept: a folder or s3://bucket/prefix."""
     name: str | None = None
     """Name of the run; the recipe's name by default. The same name goes on where it stopped."""
+    weights: str | None = None
+    """Weights to start from in the place of pretraining: another run's folder, or a .safetensors or .pth; with
+    `--backbone timm:NAME` what timm reads."""
     reuse: str | None = None
     """Another run: what it has finished is copied, as far as it follows from the same data and settings."""
     num_workers: tuple[int, int] | None = None
@@ -78,17 +81,20 @@ def main() -> None:
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.protocols.unsupervised import run_pass
+    from luss_ray.protocols.weights import find_weights
     from luss_ray.report.collect import REPORT, RESULT
 
+    weights = None if options.weights is None else find_weights(options.weights, data, options.protocol)
     whole = Run(
         folder=storage / (options.name or recipe.recipe_name),
         recipe=recipe,
         data=data,
         connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=options.limits(len(data.split("train"))),
+        weights=None if weights is None else weights.sha256,
         reuse=None if options.reuse is None else Location.parse(options.reuse),
     )
-    result = run_pass(whole, options.until, options.protocol)
+    result = run_pass(whole, options.until, options.protocol, weights)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")
     if result["threshold"]:
         CONSOLE.print(_threshold(result))

@@ -5,7 +5,7 @@ import enum
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
@@ -13,20 +13,17 @@ from pydantic import TypeAdapter, ValidationError
 from luss_ray.core.errors import UserError
 from luss_ray.data.colour import ColourSpec
 from luss_ray.data.crops import CropSpec
-from luss_ray.nn.resnet import Architecture, resnet18, resnet50, resnet_tiny
+from luss_ray.nn.resnet import ARCHITECTURES, ResNetArchitecture, resnet_tiny
+from luss_ray.nn.timm_architecture import PREFIX as TIMM
+from luss_ray.nn.timm_architecture import TimmArchitecture
+
+TINY = "tiny"
+BACKBONES = (*ARCHITECTURES, TINY, f"{TIMM}NAME")
 
 
 def _require(holds: bool, field_name: str, value: object, wanted: str) -> None:
     if not holds:
         raise UserError(f"{field_name} = {value}: must be {wanted}")
-
-
-class BackboneName(enum.Enum):
-    """The backbones by name."""
-
-    RESNET18 = "resnet18"
-    RESNET50 = "resnet50"
-    TINY = "tiny"
 
 
 class Optimiser(enum.Enum):
@@ -51,7 +48,8 @@ class ThresholdChoice(enum.Enum):
 class Backbone:
     """The network that turns images into features."""
 
-    name: BackboneName = BackboneName.RESNET50
+    name: Annotated[str, tyro.conf.arg(aliases=["--backbone"], metavar="|".join(BACKBONES))] = "resnet50"
+    """Which network; D16 has features of stride 16, `timm:NAME` is any model of timm that gives maps of four stages."""
     widths: tuple[int, int, int, int] = (12, 24, 32, 24)
     """Planes of the four stages, which have four times as many channels; only `tiny` asks."""
     num_blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
@@ -59,15 +57,21 @@ class Backbone:
     strides: tuple[int, int, int, int] = (1, 2, 2, 1)
     """Strides of the four stages, after a first convolution of stride 2; only `tiny` asks."""
 
-    def architecture(self) -> Architecture:
-        """Return the shape of the network."""
-        match self.name:
-            case BackboneName.RESNET18:
-                return resnet18()
-            case BackboneName.RESNET50:
-                return resnet50()
-            case BackboneName.TINY:
-                return resnet_tiny(widths=self.widths, layers=self.num_blocks, strides=self.strides)
+    def __post_init__(self) -> None:
+        known = self.name in (*ARCHITECTURES, TINY) or self.name.startswith(TIMM)
+        _require(known, "backbone", self.name, f"one of {', '.join(BACKBONES)}")
+
+    def architecture(self) -> ResNetArchitecture | TimmArchitecture:
+        """Return the shape of the network.
+
+        Raises:
+            UserError: timm has no such model, or none of these maps.
+        """
+        if self.name == TINY:
+            return resnet_tiny(widths=self.widths, num_blocks=self.num_blocks, strides=self.strides)
+        if self.name.startswith(TIMM):
+            return TimmArchitecture(self.name.removeprefix(TIMM))
+        return ARCHITECTURES[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +233,8 @@ class Threshold:
 class Finetune:
     """Step 3: backbone and classifier train on the pseudo-labels."""
 
+    freeze_backbone: bool = False
+    """Whether the classifier alone is trained."""
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=20))
     crop_px: int = 224
     """Side of the crop taken from image and label together."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from luss_ray.config.recipe import (
     Attention,
     Backbone,
-    BackboneName,
     Clustering,
     Crops,
     Finetune,
@@ -24,7 +23,7 @@ def imagenet_s_50() -> Recipe:
     """Return the published settings for ImageNet-S 50."""
     return Recipe(
         recipe_name="imagenet-s-50",
-        backbone=Backbone(name=BackboneName.RESNET18),
+        backbone=Backbone(name="resnet18"),
         prototypes=Prototypes(num=500, hidden=512),
         pretrain=Pretrain(
             optimisation=Optimisation(epochs=200),
@@ -54,9 +53,7 @@ def demo() -> Recipe:
         recipe_name="demo",
         demo_dataset="demo",
         shorter_side_px=64,
-        backbone=Backbone(
-            name=BackboneName.TINY, widths=(8, 32, 48, 16), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)
-        ),
+        backbone=Backbone(name="tiny", widths=(8, 32, 48, 16), num_blocks=(1, 1, 2, 1), strides=(1, 2, 2, 1)),
         prototypes=Prototypes(num=64, hidden=64, embedding_dim=64),
         pretrain=Pretrain(
             optimisation=Optimisation(epochs=24, batch_size=64, lr=3.0, final_lr=0.003, warmup_steps=20),
@@ -87,7 +84,7 @@ def demo_hard() -> Recipe:
         recipe_name="demo-hard",
         demo_dataset="demo-hard",
         shorter_side_px=224,
-        backbone=Backbone(name=BackboneName.RESNET18),
+        backbone=Backbone(name="resnet18"),
         prototypes=Prototypes(num=300, hidden=512),
         pretrain=Pretrain(
             optimisation=Optimisation(epochs=100, warmup_steps=100),

@@ -41,6 +41,14 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """A batch norm of timm's that has a dropout and an activation of its own, which share its place and state."""
+
+    def forward(self, input: Float[Tensor, "B C *pixels"]) -> Float[Tensor, "B C *pixels"]:
+        """Return the input normalised, then dropped out and activated."""
+        return self.get_submodule("act")(self.get_submodule("drop")(super().forward(input)))
+
+
 def convert(module: nn.Module) -> nn.Module:
     """Return the module with every batch norm replaced by `SyncBatchNorm`, sharing its parameters and buffers.
 
@@ -48,11 +56,11 @@ def convert(module: nn.Module) -> nn.Module:
         module: changed in place unless it is a batch norm itself.
     """
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        synchronised = SyncBatchNorm(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
+        kind = SyncBatchNormAct if hasattr(module, "act") else SyncBatchNorm
+        synchronised = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
         synchronised._parameters = module._parameters
         synchronised._buffers = module._buffers
+        synchronised._modules = module._modules
         return synchronised.train(module.training)
     for name, child in module.named_children():
         setattr(module, name, convert(child))

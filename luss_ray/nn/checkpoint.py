@@ -6,34 +6,41 @@ import torch
 from torch import Tensor
 
 from luss_ray.core.errors import UserError
+from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.models import PixelAttentionModel
-from luss_ray.nn.resnet import ResNet
+from luss_ray.nn.timm_architecture import TimmArchitecture
 
-BACKBONE = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
-HEADS = ("projection_head.", "prototypes.")
+PROJECTION_HEAD, PROTOTYPES = "projection_head.", "prototypes."
+HEADS = (PROJECTION_HEAD, PROTOTYPES)
 
 
 @torch.no_grad()
-def load_backbone(state: Mapping[str, Tensor], into: ResNet) -> list[str]:
+def load_backbone(state: Mapping[str, Tensor], into: Backbone) -> list[str]:
     """Copy the backbone's weights into a model in place and return the names of all entries copied.
 
     A `PixelAttentionModel` also takes the projection head and the prototypes, as far as `state` has them.
 
     Args:
-        state: a state dict of this package, of torchvision's ResNet, or a published checkpoint's (entries may start
-            with "module."). Other entries are left out.
+        state: a state dict of this package, of torchvision's ResNet, a published checkpoint's (entries may start with
+            "module."), or for a backbone of timm what timm reads. Other entries are left out.
         into: the model to fill; what isn't copied keeps its values.
 
     Raises:
         UserError: an entry is missing or of another shape, so the weights are of another architecture.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    prefixes = BACKBONE + (HEADS if isinstance(into, PixelAttentionModel) else ())
+    if isinstance(into.architecture, TimmArchitecture):
+        state = into.architecture.rename(state)
+    prefixes = tuple(f"{name}." for name in into.layer_names)
+    prefixes += HEADS if isinstance(into, PixelAttentionModel) else ()
     target = {name: value for name, value in into.state_dict().items() if name.startswith(prefixes)}
     optional = {name for name in target if name.startswith(HEADS) or name.endswith("num_batches_tracked")}
     missing = sorted(set(target) - set(state) - optional)
     if missing:
-        raise UserError(f"the weights lack {len(missing)} entries of the backbone, e.g. {missing[0]}: choose theirs")
+        raise UserError(
+            f"the weights lack {len(missing)} of {len(target) - len(optional)} entries of the backbone "
+            f"({into.architecture.about}), e.g. {missing[0]}: choose the backbone that they are of"
+        )
     copied = sorted(set(target) & set(state))
     for name in copied:
         if target[name].shape != state[name].shape:

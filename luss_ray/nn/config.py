@@ -10,11 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from luss_ray.core.errors import UserError
-from luss_ray.nn.checkpoint import BACKBONE
+from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel
-from luss_ray.nn.resnet import Architecture, ResNet
+from luss_ray.nn.resnet import ResNetArchitecture
+from luss_ray.nn.timm_architecture import TRUNK, TimmArchitecture
 
 FORMAT = 1
+KnownArchitecture = ResNetArchitecture | TimmArchitecture
+RESNET = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 Form = Literal["backbone", "pretrain", "pixel-attention", "segmentation"]
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 _SHALLOW = re.compile(r"projection_head_shallow\.projection_head_shallow(\d)\.")
@@ -26,7 +29,7 @@ class ModelConfig:
 
     form: Form
     """The backbone alone, or the model of a training stage."""
-    architecture: Architecture
+    architecture: KnownArchitecture
     """The backbone."""
     hidden: int | None = None
     """Width of the projection heads' hidden layer; of pretraining and pixel attention."""
@@ -39,7 +42,7 @@ class ModelConfig:
     num_categories: int | None = None
     """Categories N beside "other"; of segmentation."""
 
-    def build(self) -> ResNet:
+    def build(self) -> Backbone:
         """Return the model with fresh weights."""
         heads = {"hidden": self.hidden, "num_prototypes": self.num_prototypes, "embedding_dim": self.embedding_dim}
         match self.form:
@@ -50,7 +53,7 @@ class ModelConfig:
             case "segmentation":
                 assert self.num_categories is not None
                 return SegmentationModel(self.architecture, num_categories=self.num_categories)
-        return ResNet(self.architecture)
+        return Backbone(self.architecture)
 
     def check(self, state: Mapping[str, Tensor]) -> list[str]:
         """Return the sorted names of entries that the model does not have.
@@ -96,7 +99,10 @@ class ModelConfig:
 
 
 def identify(
-    state: Mapping[str, Tensor], *, architecture: Architecture | None = None, dilate_last: bool = False
+    state: Mapping[str, Tensor],
+    *,
+    architecture: KnownArchitecture | None = None,
+    dilate_last: bool = False,
 ) -> ModelConfig:
     """Return which model the entries of a state dict belong to, by their names and shapes.
 
@@ -128,7 +134,7 @@ def identify(
     )
 
 
-def _architecture(state: Mapping[str, Tensor], *, dilate_last: bool) -> Architecture:
+def _architecture(state: Mapping[str, Tensor], *, dilate_last: bool) -> ResNetArchitecture:
     blocks = {(int(found[1]), int(found[2])) for name in state if (found := _BLOCK.match(name))}
     stem = state.get("conv1.weight")
     if stem is None or {stage for stage, _ in blocks} != {1, 2, 3, 4}:
@@ -143,7 +149,7 @@ def _architecture(state: Mapping[str, Tensor], *, dilate_last: bool) -> Architec
         raise UserError("these weights have basic blocks (ResNet-18 or -34), of which there is no D16")
     widths = [len(state[f"layer{stage}.0.conv1.weight"]) for stage in (1, 2, 3, 4)]
     layers = [sum(block[0] == stage for block in blocks) for stage in (1, 2, 3, 4)]
-    return Architecture(
+    return ResNetArchitecture(
         "bottleneck" if bottleneck else "basic",
         (layers[0], layers[1], layers[2], layers[3]),
         widths=(widths[0], widths[1], widths[2], widths[3]),
@@ -153,5 +159,6 @@ def _architecture(state: Mapping[str, Tensor], *, dilate_last: bool) -> Architec
 
 
 def backbone_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the backbone's entries, whose names are torchvision's."""
-    return {name: value for name, value in state.items() if name.startswith(BACKBONE)}
+    """Return the backbone's entries under the names that torchvision or timm has for them."""
+    of_timm = f"{TRUNK}."
+    return {name.removeprefix(of_timm): value for name, value in state.items() if name.startswith((*RESNET, of_timm))}

@@ -1,10 +1,11 @@
 """The three models of the method: pretraining, pixel attention and segmentation.
 
-Each is a `ResNet` with heads. Their state dicts have the published checkpoints' entries:
+Each is a `Backbone` with heads. Their state dicts have the published checkpoints' entries:
 
 | entry | module |
 |---|---|
-| conv1, bn1, layer1 .. layer4 | backbone |
+| conv1, bn1, layer1 .. layer4 | backbone, a ResNet |
+| trunk | backbone, a model of timm |
 | projection_head | image-level projection |
 | prototypes | prototypes |
 | projection_head_pixel, predictor_head_pixel | pixel-to-pixel projection and prediction |
@@ -22,8 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from luss_ray.nn.backbone import Architecture, Backbone
 from luss_ray.nn.heads import PixelAttention, PixelPredictor, PixelProjector, ProjectionHead, Prototypes
-from luss_ray.nn.resnet import Architecture, ResNet, initialise
+from luss_ray.nn.resnet import initialise
 
 UPSAMPLING = 4
 
@@ -67,7 +69,7 @@ def describe(features: Float[Tensor, "B C H W"], attention: Float[Tensor, "B C H
     return F.normalize(pool(features * attention), dim=1)
 
 
-class PretrainModel(ResNet):
+class PretrainModel(Backbone):
     """Backbone with the heads of step 1.
 
     Args:
@@ -140,10 +142,11 @@ class PretrainModel(ResNet):
         return sampled.unflatten(0, (2, -1)), predicted.unflatten(0, (2, -1))
 
 
-class PixelAttentionModel(ResNet):
+class PixelAttentionModel(Backbone):
     """Backbone with the heads of step 2; only the attention and the prototypes have gradients.
 
-    In `train()` the frozen layers' batch norm statistics move, as in the published runs.
+    In `train()` the frozen layers' batch norm statistics move, as in the published runs. A projection head without
+    weights of its own is for the trainer to unfreeze.
 
     Args:
         architecture: the backbone.
@@ -182,7 +185,7 @@ class PixelAttentionModel(ResNet):
         return features, self.fbg(F.normalize(features, dim=1)).float()
 
 
-class SegmentationModel(ResNet):
+class SegmentationModel(Backbone):
     """Backbone with one 1x1 convolution.
 
     Args:

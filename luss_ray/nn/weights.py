@@ -43,10 +43,7 @@ class WeightsFile:
             UserError: it is missing, is no such file, or holds what only running code could read.
         """
         uri = self.location.uri
-        try:
-            data = self.location.read()
-        except FileNotFoundError:
-            raise UserError(f"no weights at {uri}: give a run's folder or a weights file") from None
+        data = self._read()
         if self.location.path.endswith(SAFETENSORS):
             try:
                 return state_dict_in(safetensors.torch.load(data), uri)
@@ -55,8 +52,18 @@ class WeightsFile:
         return state_dict_in(_load_pytorch(data, uri), uri)
 
     def sha256(self) -> str:
-        """Return the digest of the file: other weights at the same place are other weights."""
-        return hashlib.sha256(self.location.read()).hexdigest()
+        """Return the digest of the file: other weights at the same place are other weights.
+
+        Raises:
+            UserError: it is missing.
+        """
+        return hashlib.sha256(self._read()).hexdigest()
+
+    def _read(self) -> bytes:
+        try:
+            return self.location.read()
+        except FileNotFoundError:
+            raise UserError(f"no weights at {self.location.uri}: give a run's folder or a weights file") from None
 
 
 def _load_pytorch(data: bytes, uri: str) -> Any:

@@ -7,8 +7,8 @@ import torch
 from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching, Question
-from luss_ray.nn.weights import WeightsFile
-from luss_ray.protocols.rules import Protocol, check_weights
+from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.weights import GivenWeights
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS, score_shards
 from luss_ray.stages.match_distance import (
@@ -18,41 +18,18 @@ from luss_ray.stages.match_distance import (
     read_references,
     reference_file,
 )
-from luss_ray.stages.run import RUN, Run, read_origin
+from luss_ray.stages.run import Run
 from luss_ray.stages.shards import ShardWork, run_over_shards
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
-PRETRAINED = "pretrain/weights.safetensors"
 
-
-def find_weights(text: str, run: Run, protocol: Protocol) -> tuple[WeightsFile, str]:
-    """Return the weights that a user named, and what is known of their training.
-
-    Args:
-        text: a run's folder or a weights file.
-        run: what they are for.
-        protocol: the rules they must keep.
-
-    Raises:
-        UserError: the protocol does not allow them.
-    """
-    location = Location.parse(text)
-    if location.exists(RUN):
-        check_weights(protocol, read_origin(location), run.data)
-        return WeightsFile(location / PRETRAINED), f"run {location.uri}"
-    return WeightsFile(location), "a file; on what it was trained is not known here"
-
-
-def run_distance_matching(
-    run: Run, weights: WeightsFile, *, known: str, shown: str, protocol: Protocol
-) -> dict[str, Any]:
+def run_distance_matching(run: Run, weights: GivenWeights, *, shown: str, protocol: Protocol) -> dict[str, Any]:
     """Find references on train-semi, predict a split, score it where it has masks; return what result.json holds.
 
     Args:
         run: data, backbone (of its recipe) and folder.
         weights: of the backbone.
-        known: what is known of their training, for the result.
         shown: the split that is predicted.
         protocol: the rules that the weights keep, for the result.
 
@@ -64,22 +41,22 @@ def run_distance_matching(
         raise UserError(f"{run.data.location.uri}: train-semi has no masks, which are the references here")
     features = Features(
         architecture=run.recipe.backbone.architecture(),
-        read_weights=weights,
+        read_weights=weights.file,
         shorter_side_px=run.recipe.shorter_side_px,
     )
     features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
     with run.claimed() as claimed:
         result = _match_distance(claimed, weights, features, shown, protocol)
-        result["weights"] = {"uri": weights.location.uri, "trained_by": known}
+        result["weights"] = weights.about()
         claimed.folder.write_json(RESULT, result)
         return result
 
 
 def _match_distance(
-    run: Run, weights: WeightsFile, features: Features, shown: str, protocol: Protocol
+    run: Run, weights: GivenWeights, features: Features, shown: str, protocol: Protocol
 ) -> dict[str, Any]:
     semi, split = run.data.split("train-semi"), run.data.split(shown)
-    inputs = {"weights": weights.sha256(), "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
+    inputs = {"weights": weights.sha256, "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
 
     def find_references(folder: Location, digest: str) -> dict[str, Any]:
         there = set(folder.list(suffix=".npz"))

@@ -56,7 +56,7 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
         name=name,
         training_data=trained_on,
         training_scheme=f"{scheme} protocol",
-        networks=run.recipe.backbone.name.value,
+        networks=run.recipe.backbone.name,
         link=LINK,
         description=description,
     )

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
-from luss_ray.config.recipe import Recipe
 from luss_ray.core.errors import UserError
 from luss_ray.protocols.rules import Protocol, check_split
+from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
 from luss_ray.report.collect import write_report
 from luss_ray.stages.cluster import cluster
 from luss_ray.stages.evaluate import evaluate, score_baselines
@@ -25,29 +26,36 @@ from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, 
 RANDOM_BACKBONE, WEIGHTS = "random-backbone/", "weights.safetensors"
 
 
-def run_pass(run: Run, until: Stage | None = None, protocol: Protocol = Protocol.UNSUPERVISED) -> dict[str, Any]:
+def run_pass(
+    run: Run,
+    until: Stage | None = None,
+    protocol: Protocol = Protocol.UNSUPERVISED,
+    weights: GivenWeights | None = None,
+) -> dict[str, Any]:
     """Take a run through its stages, skipping what is finished; return what result.json holds.
 
     Args:
         run: what to do.
         until: last stage to do; None = all, with the random baseline where the recipe asks for it.
         protocol: what may be trained on.
+        weights: take the place of pretraining; `run.weights` is their digest.
 
     Raises:
         UserError: the input, the settings or the storage don't allow it.
     """
     check_split(protocol, run.recipe.pretrain.split, run.data)
     _check_size(run)
+    start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
     with run.claimed() as claimed:
-        for stage in _stages(claimed):
+        for stage in _stages(claimed, start):
             if stage is until:
                 break
         return write_report(claimed)
 
 
-def _stages(run: Run) -> Iterator[Stage]:
+def _stages(run: Run, start: tuple[GivenWeights, dict[str, Tensor]] | None) -> Iterator[Stage]:
     """Do one stage after the other, yielding its name when it is done."""
-    pretrained = _pretrain(run)
+    pretrained = _pretrain(run) if start is None else _start_from(run, *start)
     yield Stage.PRETRAIN
     yield from _after_pretraining(run, "", pretrained)
     if run.recipe.random_baseline and run.labelled:
@@ -82,6 +90,16 @@ def _pretrain(run: Run) -> Finished:
     inputs = {"seed": recipe.seed, "backbone": recipe.backbone, "prototypes": recipe.prototypes}
     task = PretrainTask(recipe=recipe, data=run.data.location)
     return _train(run, "pretrain", task, {**inputs, "pretrain": recipe.pretrain})
+
+
+def _start_from(run: Run, weights: GivenWeights, state: dict[str, Tensor]) -> Finished:
+    """Weights that were given, in the place of pretraining's."""
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        folder.write(WEIGHTS, safetensors.torch.save(state))
+        return {"weights": weights.about()}
+
+    return run.stage("pretrain", {"backbone": run.recipe.backbone, "weights": weights.sha256}, work)
 
 
 def _random_backbone(run: Run) -> Finished:
@@ -125,7 +143,7 @@ def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished, thr
 
 def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
     def work(folder: Location, settings: str) -> dict[str, Any]:
-        num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run.recipe).values())
+        num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run).values())
         if smallest < 2 * num_workers:
             raise UserError(f"a batch of {smallest} is too small for {num_workers} workers; give fewer --num-workers")
         images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits)
@@ -134,14 +152,17 @@ def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
     return run.stage(name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
 
 
-def _batch_sizes(recipe: Recipe) -> dict[str, int]:
-    stages = {"pretrain": recipe.pretrain, "attention": recipe.attention, "finetune": recipe.finetune}
+def _batch_sizes(run: Run) -> dict[str, int]:
+    recipe = run.recipe
+    stages = {"attention": recipe.attention, "finetune": recipe.finetune}
+    stages |= {} if run.weights else {"pretrain": recipe.pretrain}
     return {name: stage.optimisation.batch_size for name, stage in stages.items()}
 
 
 def _check_size(run: Run) -> None:
     """Refuse, before anything starts, what would fail after hours."""
     recipe = run.recipe
+    _ = recipe.backbone.architecture().channels  # refuses a model that timm does not have
     num_clusters = run.num_clusters
     for split in {recipe.pretrain.split, "train"}:
         run.data.split(split)
@@ -150,7 +171,7 @@ def _check_size(run: Run) -> None:
         raise UserError(
             f"{run.data.location.uri}: {num_images} training images for {num_clusters} clusters; add images"
         )
-    for name, batch in _batch_sizes(recipe).items():
+    for name, batch in _batch_sizes(run).items():
         if num_images < batch:
             raise UserError(
                 f"{run.data.location.uri}: {num_images} training images are fewer than a batch of {batch}; "

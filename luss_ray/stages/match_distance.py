@@ -12,9 +12,9 @@ from torch import Tensor
 
 from luss_ray.imagenet_s import masks
 from luss_ray.metrics.neighbours import knn_predict
+from luss_ray.nn.backbone import Architecture, Backbone
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import upsample
-from luss_ray.nn.resnet import Architecture, ResNet
 from luss_ray.stages.shards import read_shard
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
@@ -32,14 +32,14 @@ class Features:
     """Returns the state dict; picklable."""
     shorter_side_px: int
 
-    def load(self, device: torch.device) -> ResNet:
+    def load(self, device: torch.device) -> Backbone:
         """Return the backbone, ready for inference."""
-        backbone = ResNet(self.architecture)
+        backbone = Backbone(self.architecture)
         load_backbone(self.read_weights(), backbone)
         return backbone.to(device).eval()
 
 
-def pixel_features(backbone: ResNet, batch: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+def pixel_features(backbone: Backbone, batch: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
     """Return c4 at four times its resolution."""
     return upsample(backbone.stages(batch)[3]).float()
 
@@ -72,11 +72,11 @@ class ReferenceWork:
     features: Features
     folder: Location
 
-    def load(self, device: torch.device) -> ResNet:
+    def load(self, device: torch.device) -> Backbone:
         """Return the backbone."""
         return self.features.load(device)
 
-    def process(self, shard: int, network: ResNet, device: torch.device) -> list[str]:
+    def process(self, shard: int, network: Backbone, device: torch.device) -> list[str]:
         """Publish `labels` (R,) and `vectors` (R, C) of the shard, in the order of its samples."""
         whole, rows = read_shard(self.split, shard, self.features.shorter_side_px), self.split.shard_rows(shard)
         truth = dict(zip(rows.tolist(), self.split.read_masks(rows), strict=True))
@@ -120,12 +120,12 @@ class NearestWork:
     vectors: np.ndarray
     predictions: LabelShards
 
-    def load(self, device: torch.device) -> tuple[ResNet, Tensor, Tensor]:
+    def load(self, device: torch.device) -> tuple[Backbone, Tensor, Tensor]:
         """Return backbone and references."""
         references = torch.from_numpy(self.vectors).to(device), torch.from_numpy(self.labels).to(device)
         return self.features.load(device), *references
 
-    def process(self, shard: int, network: tuple[ResNet, Tensor, Tensor], device: torch.device) -> list[str]:
+    def process(self, shard: int, network: tuple[Backbone, Tensor, Tensor], device: torch.device) -> list[str]:
         """Publish the shard's predictions."""
         backbone, vectors, labels = network
         whole = read_shard(self.split, shard, self.features.shorter_side_px)

@@ -43,6 +43,8 @@ class Run:
     connect: Callable[[], Resources]
     """Joins the cluster and says what the run takes of it; called once a stage has something to do."""
     limits: Limits
+    weights: str | None = None
+    """Digest of the weights that take the place of pretraining; None = it pretrains."""
     reuse: Location | None = None
     """Another run, whose finished stages are copied where they follow from the same inputs."""
     lease: Lease | None = None
@@ -90,9 +92,10 @@ class Run:
 
     def _sign(self) -> None:
         """Write down what this run is, or check that it is the same run."""
-        mine = {"settings": settings(self.recipe), "data": self.data.digest}
+        mine = {"settings": settings(self.recipe), "data": self.data.digest, "weights": self.weights}
         self.folder.create(RUN, json_bytes(mine | {"data_uri": self.data.location.uri}))
-        theirs = {name: value for name, value in self.folder.read_json(RUN).items() if name in mine}
+        written = self.folder.read_json(RUN)
+        theirs = {name: written.get(name) for name in mine}
         changed = [f"{name} = {a} there, {b} here" for name, a, b in _differences(theirs, mine)]
         if changed:
             raise UserError(

@@ -66,6 +66,9 @@ class FinetuneTrainee:
         model = segmentation_model(recipe, num_clusters)
         load_backbone(weights, model)
         self.network = on_device(convert(model), world.device)
+        assert isinstance(self.network, SegmentationModel)
+        if recipe.finetune.freeze_backbone:
+            self.network.freeze_backbone()
         self.optimiser = make_optimiser(self.network, recipe.finetune.optimisation)
 
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from luss_ray.config.recipe import Recipe
 from luss_ray.losses.swav import swap_loss
 from luss_ray.nn.batch_norm import convert
-from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.checkpoint import PROJECTION_HEAD, load_backbone
 from luss_ray.nn.models import PixelAttentionModel
 from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
 from luss_ray.train.views import coloured_crops
@@ -30,7 +30,9 @@ class PixelAttentionTrainee:
     def __init__(self, recipe: Recipe, weights: dict[str, Tensor], code_book: CodeBook) -> None:
         self.settings, self.seed, self.code_book = recipe.attention, recipe.seed + 1, code_book
         model = pixel_attention_model(recipe)
-        load_backbone(weights, model)
+        copied = load_backbone(weights, model)
+        if not any(name.startswith(PROJECTION_HEAD) for name in copied):
+            model.projection_head.requires_grad_(True)  # a backbone from elsewhere brings none that has learnt
         self.network = on_device(convert(model), code_book.world.device)
         assert isinstance(self.network, PixelAttentionModel)
         self.prototypes = self.network.prototypes

@@ -18,7 +18,7 @@ def test_recipes_are_complete_and_know_their_name(name):
 def test_published_settings():
     """The numbers of the published runs, table by table."""
     small, middle, large = (RECIPES[f"imagenet-s-{n}"]() for n in (50, 300, 919))
-    assert (small.backbone.name.value, middle.backbone.name.value) == ("resnet18", "resnet50")
+    assert (small.backbone.name, middle.backbone.name) == ("resnet18", "resnet50")
     assert (small.prototypes.num, small.prototypes.hidden) == (500, 512)
     assert (middle.prototypes.num, middle.prototypes.hidden) == (3000, 2048)
     assert small.pretrain.crops.num_local == 6 and middle.pretrain.crops.num_local == 0

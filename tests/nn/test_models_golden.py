@@ -15,7 +15,7 @@ from luss_ray.losses.sinkhorn import codes
 from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.config import identify
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel, describe
-from luss_ray.nn.resnet import Architecture, resnet18, resnet50
+from luss_ray.nn.resnet import ResNetArchitecture, resnet18, resnet50
 
 WANDERING = (".0.bias", ".3.bias", ".1.running_mean", ".4.running_mean")  # rounding noise before a batch norm
 
@@ -53,7 +53,7 @@ def small(golden, name):
     block = "basic" if case["block"] == "BasicBlock" else "bottleneck"
     width = case["stem_width"]
     widths = (width, 2 * width, 4 * width, 8 * width)
-    return arrays, case, Architecture(block, tuple(case["layers"]), widths=widths)
+    return arrays, case, ResNetArchitecture(block, tuple(case["layers"]), widths=widths)
 
 
 def heads(case):
@@ -142,7 +142,7 @@ def test_attention_of_whole_images_equals_the_published_one(golden):
     folder = golden / "method" / "infer"
     expected = np.load(folder / "intermediate.npz")
     model = PixelAttentionModel(
-        Architecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32)), hidden=8, num_prototypes=4, embedding_dim=4
+        ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32)), hidden=8, num_prototypes=4, embedding_dim=4
     )
     left_out = model.load_state_dict(tensors(np.load(folder / "model.npz"), "sd/"), strict=False)
     assert not left_out.unexpected_keys

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from luss_ray.nn.resnet import ARCHITECTURES, Architecture, ResNet, resnet18, resnet50, resnet_tiny
+from luss_ray.nn.backbone import Backbone
+from luss_ray.nn.resnet import ARCHITECTURES, ResNetArchitecture, resnet18, resnet50, resnet_tiny
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from luss_ray.nn.resnet import ARCHITECTURES, Architecture, ResNet, resnet18, re
     ],
 )
 def test_equals_torchvision_by_name_and_by_value(architecture, reference):
-    reference, own = reference().eval(), ResNet(architecture).eval()
+    reference, own = reference().eval(), Backbone(architecture).eval()
     state = {name: value for name, value in reference.state_dict().items() if not name.startswith("fc.")}
     own.load_state_dict(state, strict=True)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -31,7 +32,7 @@ def test_equals_torchvision_by_name_and_by_value(architecture, reference):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_channels_and_stride_are_those_of_the_features(name):
-    net = ResNet(ARCHITECTURES[name]).eval()
+    net = Backbone(ARCHITECTURES[name]).eval()
     with torch.no_grad():
         stages = net.stages(torch.zeros(1, 3, 64, 64))
     assert tuple(stage.shape[1] for stage in stages) == net.channels
@@ -39,16 +40,16 @@ def test_channels_and_stride_are_those_of_the_features(name):
 
 
 def test_the_tiny_net_has_stride_eight_and_free_widths():
-    net = ResNet(resnet_tiny(widths=(4, 6, 8, 10)))
+    net = Backbone(resnet_tiny(widths=(4, 6, 8, 10)))
     assert net.stride == 8 and net.channels == (16, 24, 32, 40)
-    assert sum(p.numel() for p in ResNet(resnet_tiny()).parameters()) < 1_000_000
+    assert sum(p.numel() for p in Backbone(resnet_tiny()).parameters()) < 1_000_000
 
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_centred_strides_keep_maps_in_place(centred):
     """With mirrored kernels, the map of a mirrored image is the mirrored map: only where nothing moves it aside."""
     shape = replace(resnet_tiny(widths=(4, 4, 4, 4)), centred=centred)
-    net = ResNet(shape).eval()
+    net = Backbone(shape).eval()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -60,16 +61,16 @@ def test_centred_strides_keep_maps_in_place(centred):
 
 
 def test_full_resolution_stem():
-    shape = Architecture("basic", (1, 1, 1, 1), widths=(4, 4, 4, 4), stem="full", stem_width=6)
+    shape = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 4, 4, 4), stem="full", stem_width=6)
     assert shape.stride == 8
-    assert ResNet(shape).stages(torch.zeros(2, 3, 16, 16))[0].shape == (2, 4, 16, 16)
+    assert Backbone(shape).stages(torch.zeros(2, 3, 16, 16))[0].shape == (2, 4, 16, 16)
 
 
 def test_start_is_kaiming_fan_out_and_repeats_with_the_seed():
     torch.manual_seed(3)
-    first = ResNet(resnet18())
+    first = Backbone(resnet18())
     torch.manual_seed(3)
-    second = ResNet(resnet18())
+    second = Backbone(resnet18())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     weight = first.layer4[1].conv1.weight
     assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.02)

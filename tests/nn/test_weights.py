@@ -13,17 +13,18 @@ import torchvision
 
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
+from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.config import ModelConfig, identify
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel
-from luss_ray.nn.resnet import Architecture, ResNet, resnet18
+from luss_ray.nn.resnet import ResNetArchitecture, resnet18
 from luss_ray.nn.weights import WeightsFile
 from luss_ray.storage.uri import Location
 
-NET = Architecture("bottleneck", (1, 2, 1, 1), widths=(4, 6, 8, 12), stem_width=5)
+NET = ResNetArchitecture("bottleneck", (1, 2, 1, 1), widths=(4, 6, 8, 12), stem_width=5)
 HEADS = {"hidden": 10, "num_prototypes": 7, "embedding_dim": 5}
 MODELS = {
-    "backbone": lambda: ResNet(NET),
-    "basic": lambda: ResNet(Architecture("basic", (2, 1, 1, 2), widths=(4, 6, 8, 12))),
+    "backbone": lambda: Backbone(NET),
+    "basic": lambda: Backbone(ResNetArchitecture("basic", (2, 1, 1, 2), widths=(4, 6, 8, 12))),
     "pretrain": lambda: PretrainModel(NET, **HEADS, shallow_stages=(3, 2)),
     "plain": lambda: PretrainModel(NET, **HEADS, shallow_stages=()),
     "attention": lambda: PixelAttentionModel(NET, **HEADS),
@@ -74,7 +75,7 @@ def test_torchvision_weights_lose_their_classifier_and_say_so(tmp_path: Path) ->
         run_convert(tmp_path / "r.pth", tmp_path / "out", d16=True)
     assert "left out, since the model has no such entry: fc.bias, fc.weight" in said.get()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["architecture"]["dilate_last"]
-    torch.save(ResNet(resnet18()).state_dict(), tmp_path / "r18.pth")
+    torch.save(Backbone(resnet18()).state_dict(), tmp_path / "r18.pth")
     with pytest.raises(UserError, match="no D16"):
         run_convert(tmp_path / "r18.pth", tmp_path / "out18", d16=True)
 
@@ -89,7 +90,7 @@ class RunsCode:
 
 def _spoilt(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return files that are no weights, and what is said of them."""
-    state = ResNet(NET).state_dict()
+    state = Backbone(NET).state_dict()
     torch.save(state, folder / "whole.pth")
     safetensors.torch.save_file(state, folder / "whole.safetensors")
     whole = {path.suffix: path.read_bytes() for path in folder.glob("whole.*")}
@@ -127,7 +128,7 @@ def test_what_is_no_weights_is_refused_and_no_code_runs(tmp_path: Path) -> None:
 
 
 def test_nothing_is_replaced(tmp_path: Path) -> None:
-    torch.save(ResNet(NET).state_dict(), tmp_path / "a.pth")
+    torch.save(Backbone(NET).state_dict(), tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
     with pytest.raises(UserError, match=r"a\.pth exists already"):
         run_convert(tmp_path / "a.pth", tmp_path / "a.pth")
@@ -138,7 +139,7 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_config_of_a_newer_version_or_of_something_else_is_refused() -> None:
-    config = identify(ResNet(NET).state_dict()).to_json()
+    config = identify(Backbone(NET).state_dict()).to_json()
     with pytest.raises(UserError, match="format 99"):
         ModelConfig.from_json({**config, "format": 99})
     for wrong in ({"format": 1}, {**config, "model": {**config["model"], "form": "transformer"}}):

@@ -23,11 +23,11 @@ from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.batch_norm import SyncBatchNorm, convert
 from luss_ray.nn.distributed import all_gather_rows, all_reduce_sum, world_size
 from luss_ray.nn.models import PretrainModel
-from luss_ray.nn.resnet import Architecture
+from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.optim.larc import Larc
 
 GLOBAL_BATCH, NUM_STEPS, WORLDS = 7, 3, (2, 3)
-NET = Architecture("basic", (1, 1, 1, 1), widths=(4, 6, 8, 8), strides=(1, 2, 2, 1), stem="small")
+NET = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 6, 8, 8), strides=(1, 2, 2, 1), stem="small")
 
 
 def split(world):

@@ -9,10 +9,10 @@ from luss_ray.losses.queue import EmbeddingQueue
 from luss_ray.losses.sinkhorn import codes
 from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel
-from luss_ray.nn.resnet import Architecture
+from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.optim.larc import Larc
 
-NET = Architecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32))
+NET = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32))
 HEADS = {"hidden": 12, "num_prototypes": 9, "embedding_dim": 8}
 WANDERING = (".0.bias", ".3.bias", ".1.running_mean", ".4.running_mean")  # rounding noise before a batch norm
 FROZEN_STEPS = 2

@@ -12,14 +12,14 @@ from luss_ray.data.augment import normalise
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.nn.models import PixelAttentionModel
-from luss_ray.nn.resnet import Architecture
+from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.stages.attend import Attender
 
 HALF_A_STEP = 0.5 / 255 + 1e-6
 
 
 def small_network() -> PixelAttentionModel:
-    architecture = Architecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32))
+    architecture = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 8, 16, 32))
     return PixelAttentionModel(architecture, hidden=8, num_prototypes=4, embedding_dim=4)
 
 

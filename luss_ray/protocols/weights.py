@@ -1,0 +1,69 @@
+"""Weights that a user brings along: which they are, whether the protocol allows them, whether they fit the backbone."""
+
+import functools
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.core.errors import UserError
+from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.weights import WeightsFile
+from luss_ray.protocols.rules import Protocol, check_weights
+from luss_ray.stages.run import RUN, read_origin
+from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.uri import Location
+from luss_ray.train.pixel_attention import pixel_attention_model
+
+PRETRAINED = "pretrain/weights.safetensors"
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """Weights that a user named."""
+
+    file: WeightsFile
+    trained_by: str
+    """What is known of their training."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return self.file.sha256()
+
+    def about(self) -> dict[str, str]:
+        """Return what results say of them."""
+        return {"uri": self.file.location.uri, "trained_by": self.trained_by, "sha256": self.sha256}
+
+
+def find_weights(text: str, data: ShardedDataset, protocol: Protocol) -> GivenWeights:
+    """Return the weights that a user named.
+
+    Args:
+        text: a run's folder or a weights file.
+        data: what they are to be used on.
+        protocol: the rules they must keep.
+
+    Raises:
+        UserError: the protocol does not allow them.
+    """
+    location = Location.parse(text)
+    if location.exists(RUN):
+        check_weights(protocol, read_origin(location), data)
+        return GivenWeights(WeightsFile(location / PRETRAINED), f"run {location.uri}")
+    return GivenWeights(WeightsFile(location), "a file; on what it was trained is not known here")
+
+
+def weights_to_start_from(recipe: Recipe, given: GivenWeights) -> dict[str, Tensor]:
+    """Return the backbone's entries, and those of the projection head and the prototypes where the weights have them.
+
+    Raises:
+        UserError: they are of another architecture, or there are none.
+    """
+    model = pixel_attention_model(recipe)
+    try:
+        copied = load_backbone(given.file(), model)
+    except UserError as error:
+        raise UserError(f"{given.file.location.uri}: {error}") from None
+    state = model.state_dict()
+    return {name: state[name].contiguous() for name in copied}
