@@ -191,6 +191,8 @@ class Pretrain:
 class Attention:
     """Step 2.1: the attention module and prototypes train on a frozen backbone."""
 
+    enabled: bool = True
+    """Whether there is an attention at all; without it every pixel counts alike, and none is "other"."""
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=20))
     crops: Crops = field(default_factory=Crops)
     queue: Queue = field(default_factory=Queue)

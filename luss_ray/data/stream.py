@@ -4,7 +4,7 @@ The pipeline's rows are step numbers, so its order is the plan's order and resum
 """
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.core.seeds import CROPS, uniforms
 from luss_ray.data.plan import Plan
 from luss_ray.data.rest import Rest
-from luss_ray.storage.dataset import ShardedDataset, Split
+from luss_ray.storage.dataset import Rows, ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
@@ -59,6 +59,8 @@ class StreamSpec:
     """The split that is read."""
     labels: Location | None
     """Parallel shards of labels, where the transform wants them."""
+    masks: bool = False
+    """Whether the transform wants the split's own masks as labels."""
     seed: int
     global_batch: int
     """Images in a global batch, over all ranks."""
@@ -87,10 +89,17 @@ class Loader:
         be_patient()
         self.spec, self.rank, self.world, self.start_step = spec, rank, world, start_step
         self.split = spec.open_split()
-        self.labels = LabelShards(spec.labels, self.split) if spec.labels else None
+        self.read_labels = self._label_source()
         self.plan = spec.open_plan()
         self.pool = ThreadPoolExecutor(num_threads)
         torch.set_num_threads(1)
+
+    def _label_source(self) -> Callable[[Rows], list[bytes | None]]:
+        if self.spec.labels:
+            return LabelShards(self.spec.labels, self.split).read
+        if self.spec.masks:
+            return self.split.try_read_masks
+        return lambda rows: [None] * len(rows)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Yield the slices of a chunk of steps, counted from the first of this pipeline."""
@@ -101,7 +110,7 @@ class Loader:
         slices = [self.plan.slice(int(step), self.rank, self.world) for step in steps]
         rows = np.concatenate([rows for _, rows in slices])
         images = self.split.try_read_images(rows)
-        labels = self.labels.read(rows) if self.labels else [None] * len(rows)
+        labels = self.read_labels(rows)
         first = 0
         for epochs, rows in slices:
             here = slice(first, first := first + len(rows))
@@ -140,7 +149,7 @@ class Loader:
                     return used, self.spec.transform(image, label, draws)
             used = (used + _REPLACEMENT_STRIDE) % len(self.split)
             image = self.split.try_read_images([used])[0]
-            label = self.labels.read([used])[0] if self.labels else None
+            label = self.read_labels([used])[0]
         raise UserError(f"{self.spec.data.uri}: {_MAX_REPLACEMENTS} unreadable images in a row; run shards/verify.py")
 
 

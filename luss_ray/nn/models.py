@@ -153,18 +153,24 @@ class PixelAttentionModel(Backbone):
         hidden: width of the projection MLP.
         num_prototypes: K.
         embedding_dim: D.
+        attentive: whether there is an attention; without one it is 1 everywhere, and there is nothing to train.
     """
 
     def __init__(
-        self, architecture: Architecture, *, hidden: int, num_prototypes: int, embedding_dim: int = 128
+        self,
+        architecture: Architecture,
+        *,
+        hidden: int,
+        num_prototypes: int,
+        embedding_dim: int = 128,
+        attentive: bool = True,
     ) -> None:
         super().__init__(architecture)
         self.projection_head = ProjectionHead(self.channels[3], hidden, embedding_dim)
         self.prototypes = Prototypes(embedding_dim, num_prototypes)
-        self.fbg = PixelAttention(self.channels[3])
         self.requires_grad_(False)
-        self.fbg.requires_grad_(True)
         self.prototypes.requires_grad_(True)
+        self.fbg = PixelAttention(self.channels[3]) if attentive else None
 
     def forward(self, crops: Sequence[Float[Tensor, "_ 3 _ _"]]) -> tuple[Tensor, Tensor]:
         """Return embeddings (V, n, D) and scores (V, n, K) of crops given as to `PretrainModel`."""
@@ -174,7 +180,10 @@ class PixelAttentionModel(Backbone):
 
     def _pooled(self, images: Tensor) -> Tensor:
         unit = F.normalize(upsample(self.stages(images)[3]).float(), dim=1)
-        return pool(unit * self.fbg(unit))
+        return pool(unit * self._gate(unit))
+
+    def _gate(self, unit: Tensor) -> Tensor:
+        return torch.ones_like(unit) if self.fbg is None else self.fbg(unit).float()
 
     def attend(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
         """Return x4 upsampled features (B, C, 4h, 4w), not normalised, and their attention of the same shape.
@@ -182,7 +191,7 @@ class PixelAttentionModel(Backbone):
         The mean of the attention over channels is the attention map.
         """
         features = upsample(self.stages(images)[3]).float()
-        return features, self.fbg(F.normalize(features, dim=1)).float()
+        return features, self._gate(F.normalize(features, dim=1))
 
 
 class SegmentationModel(Backbone):

@@ -7,6 +7,7 @@ import safetensors.torch
 from torch import Tensor
 
 from luss_ray.core.errors import UserError
+from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.protocols.rules import Protocol, check_split
 from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
 from luss_ray.report.collect import write_report
@@ -20,6 +21,7 @@ from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.threshold import find_threshold
 from luss_ray.storage.uri import Location
 from luss_ray.train.launch import train
+from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.pretrain import pretrain_model
 from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, Task
 
@@ -115,10 +117,19 @@ def _random_backbone(run: Run) -> Finished:
 
 
 def _learn_attention(run: Run, prefix: str, pretrained: Finished) -> Finished:
-    task = PixelAttentionTask(
-        recipe=run.recipe, data=run.data.location, pretrained=pretrained.folder / WEIGHTS, name=f"{prefix}attention"
-    )
-    return _train(run, task.name, task, {"pretrained": pretrained.inputs, "attention": run.recipe.attention})
+    recipe, weights = run.recipe, pretrained.folder / WEIGHTS
+    task = PixelAttentionTask(recipe=recipe, data=run.data.location, pretrained=weights, name=f"{prefix}attention")
+    inputs = {"pretrained": pretrained.inputs, "attention": recipe.attention}
+    if recipe.attention.enabled:
+        return _train(run, task.name, task, inputs)
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        model = pixel_attention_model(recipe)
+        load_backbone(safetensors.torch.load(weights.read()), model)
+        folder.write(WEIGHTS, safetensors.torch.save(dict(model.state_dict())))
+        return {}
+
+    return run.stage(task.name, inputs, work)
 
 
 def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished, threshold: Finished) -> Finished:

@@ -11,7 +11,7 @@ from ray.data import DataContext
 from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.label_files import MISSING, LabelledImage
-from luss_ray.metrics.evaluation import Question, Tally
+from luss_ray.metrics.evaluation import Matching, Question, Tally
 from luss_ray.metrics.scores import Scores
 from luss_ray.metrics.segmentation import SegmentationCounts
 from luss_ray.stages.run import Finished, Run
@@ -66,28 +66,34 @@ def count_baselines(split: Split, shard: int, num_categories: int) -> dict[str, 
     return counts
 
 
-def evaluate(run: Run, prefix: str, predictions: Finished) -> Finished:
-    """Return the stage that scores the predictions on the validation split."""
-    split = run.data.split("validation")
-    num_categories = len(run.data.categories)
+def evaluate(run: Run, prefix: str, predictions: Finished, *, matching: Matching = Matching.IMAGES) -> Finished:
+    """Return the stage that scores the predictions on the validation split.
 
-    question = Question(num_categories=num_categories, num_clusters=run.num_clusters)
+    Args:
+        run: whose data.
+        prefix: of the stage's name.
+        predictions: to be scored.
+        matching: how clusters become categories; `NONE` where the predicted ids are categories.
+    """
+    split = run.data.split("validation")
+    num_categories, clustered = len(run.data.categories), matching is not Matching.NONE
+    num_clusters = run.num_clusters if clustered else num_categories
+    question = Question(num_categories=num_categories, num_clusters=num_clusters, matching=matching)
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         evaluation = score_shards(LabelShards(predictions.folder, split), question).evaluation()
-        assert evaluation.mapping is not None
-        folder.write_json(
-            METRICS,
-            {
-                "scores": evaluation.scores.to_json(),
+        about: dict[str, Any] = {"scores": evaluation.scores.to_json(), "protocol": "predicted ids are categories"}
+        if evaluation.mapping is not None:
+            about |= {
                 "matching": evaluation.mapping.tolist(),
                 "matching_total": evaluation.matching_total,
                 "protocol": "image-level one-to-one matching on validation",
-            },
-        )
+            }
+        folder.write_json(METRICS, about)
         return {"images": len(split)}
 
-    return run.stage(f"{prefix}evaluation", {"predictions": predictions.inputs}, work)
+    inputs = {"predictions": predictions.inputs} | ({} if clustered else {"matching": matching})
+    return run.stage(f"{prefix}evaluation", inputs, work)
 
 
 def score_baselines(run: Run) -> Finished:

@@ -67,8 +67,18 @@ class InferWork:
         return whole.bad
 
 
-def infer(run: Run, prefix: str, finetuned: Finished, *, split_name: str | None = None) -> Finished:
-    """Return the stage that predicts every image of a split, the shown one unless another is named."""
+def infer(
+    run: Run, prefix: str, finetuned: Finished, *, split_name: str | None = None, num_outputs: int | None = None
+) -> Finished:
+    """Return the stage that predicts every image of a split, the shown one unless another is named.
+
+    Args:
+        run: whose images.
+        prefix: of the stage's name.
+        finetuned: the network.
+        split_name: the split.
+        num_outputs: ids that it tells apart beside 0; by default the clusters.
+    """
     name = f"{prefix}predictions" + (f"-{split_name}" if split_name else "")
     split = run.data.split(split_name or run.shown_split)
 
@@ -78,7 +88,7 @@ def infer(run: Run, prefix: str, finetuned: Finished, *, split_name: str | None 
             split=split,
             recipe=run.recipe,
             weights=finetuned.folder / "weights.safetensors",
-            num_clusters=run.num_clusters,
+            num_clusters=num_outputs or run.num_clusters,
             predictions=predictions,
         )
         todo = sorted(set(range(len(split.shards))) - set(predictions.published()))

@@ -209,6 +209,11 @@ class Split:
         items = self._read(rows, self.mask_offsets, self.mask_bytes)
         return [None if item is None else _present(item) for item in items]
 
+    def try_read_masks(self, rows: Rows) -> list[bytes | None]:
+        """Return the encoded mask of each row, None where it is missing or unreadable: for callers that quarantine."""
+        items = self._read(rows, self.mask_offsets, self.mask_bytes)
+        return [item if isinstance(item, bytes) else None for item in items]
+
     def _read(self, rows: Rows, offsets: np.ndarray, sizes: np.ndarray) -> list[bytes | BadSampleError | None]:
         rows = np.asarray(rows, np.int64)
         return read_members(

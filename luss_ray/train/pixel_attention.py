@@ -21,6 +21,7 @@ def pixel_attention_model(recipe: Recipe) -> PixelAttentionModel:
         hidden=prototypes.hidden,
         num_prototypes=prototypes.num,
         embedding_dim=prototypes.embedding_dim,
+        attentive=recipe.attention.enabled,
     )
 
 

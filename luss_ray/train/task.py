@@ -8,7 +8,8 @@ import safetensors.torch
 from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.data.stream import StreamSpec
 from luss_ray.storage.uri import Location
-from luss_ray.train.finetune import FinetuneTrainee, PairedCrop
+from luss_ray.train.finetune import FinetuneTrainee
+from luss_ray.train.paired_crop import PairedCrop, PseudoLabels, TrueMasks
 from luss_ray.train.pixel_attention import PixelAttentionTrainee
 from luss_ray.train.pretrain import Pretrainee
 from luss_ray.train.swapped import CodeBook
@@ -141,10 +142,48 @@ class FinetuneTask:
             seed=self.recipe.seed + 2,
             global_batch=settings.optimisation.batch_size,
             epochs=settings.optimisation.epochs,
-            transform=PairedCrop(settings, self.threshold),
+            transform=PairedCrop(settings, PseudoLabels(self.threshold)),
         )
 
     def build(self, world: World) -> FinetuneTrainee:
         """Return the network with step 1's backbone."""
         weights = safetensors.torch.load(self.pretrained.read())
         return FinetuneTrainee(self.recipe, weights, self.num_clusters, world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedTask:
+    """Learn the masks of a split that has them."""
+
+    recipe: Recipe
+    data: Location
+    split: str
+    """Split with masks."""
+    pretrained: Location
+    """Weights of the backbone, a safetensors object."""
+    num_categories: int
+    name: str = "finetune"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """Schedule of the stage."""
+        return self.recipe.finetune.optimisation
+
+    def stream(self) -> StreamSpec:
+        """Return what the workers read: crops with their masks."""
+        settings = self.recipe.finetune
+        return StreamSpec(
+            data=self.data,
+            split=self.split,
+            labels=None,
+            masks=True,
+            seed=self.recipe.seed + 2,
+            global_batch=settings.optimisation.batch_size,
+            epochs=settings.optimisation.epochs,
+            transform=PairedCrop(settings, TrueMasks()),
+        )
+
+    def build(self, world: World) -> FinetuneTrainee:
+        """Return the network with the backbone's weights."""
+        weights = safetensors.torch.load(self.pretrained.read())
+        return FinetuneTrainee(self.recipe, weights, self.num_categories, world, annotated=True)

@@ -25,3 +25,15 @@ def test_takes_any_integer_labels_and_half_precision_logits(dtype):
     labels = torch.full((1, 8, 8), 100, dtype=dtype)
     loss = segmentation_loss(torch.zeros(1, 128, 2, 2, dtype=torch.bfloat16), labels)
     assert loss.item() == pytest.approx(torch.tensor(128.0).log().item(), rel=1e-5)
+
+
+def test_ignored_pixels_cost_nothing_and_do_not_count():
+    labels = torch.randint(0, 5, (2, 12, 12), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    labels[:, ::2] = 1000  # what is left is the odd rows, of which half the resolution sees none …
+    assert segmentation_loss(logits, labels, ignore=1000).item() == 0
+    labels[:, 4] = 3  # … and then a row of category 3
+    loss = segmentation_loss(logits, labels, ignore=1000)
+    torch.testing.assert_close(loss, -logits.log_softmax(dim=1)[:, 3, 2].mean())
+    loss.backward()
+    assert logits.grad is not None and logits.grad[:, :, [0, 1, 3, 4, 5]].abs().max() == 0

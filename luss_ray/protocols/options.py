@@ -1,0 +1,50 @@
+"""What jobs that train ask on their command line beside the recipe; none of it changes a result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from luss_ray.core.errors import UserError
+from luss_ray.train.limits import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Where a run lies, and how much may happen to it."""
+
+    storage: str = "runs"
+    """Where runs are kept: a folder or s3://bucket/prefix."""
+    name: str | None = None
+    """Name of the run; the recipe's name by default. The same name goes on where it stopped."""
+    num_workers: tuple[int, int] | None = None
+    """Fewest and most training workers; by default one for each GPU, or one."""
+    max_bad_samples: int | None = None
+    """Unreadable images that are put aside before the run is refused; by default 1 %, at least 10."""
+    max_failures: int = 8
+    """Restarts of a training stage's workers in a row without a new checkpoint between them."""
+    max_rewinds: int = 3
+    """Times that a training stage may go back to its newest checkpoint because of a loss that isn't finite."""
+    stall_timeout: float = 600.0
+    """Seconds without a training step after which the workers leave their stacks and are started again."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints."""
+    resize_every_s: float = 60.0
+    """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
+    log: Path = Path("runs/ray.log")
+    """Local file for what Ray has to say."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and not 1 <= self.num_workers[0] <= self.num_workers[1]:
+            low, high = self.num_workers
+            raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
+        self.limits(0)
+
+    def limits(self, num_images: int) -> Limits:
+        """Return how much may go wrong with a dataset of so many training images."""
+        return Limits(
+            max_bad_samples=max(10, num_images // 100) if self.max_bad_samples is None else self.max_bad_samples,
+            max_failures=self.max_failures,
+            max_rewinds=self.max_rewinds,
+            stall_timeout_s=self.stall_timeout,
+            checkpoint_every_s=self.checkpoint_every_s,
+            resize_every_s=self.resize_every_s,
+        )

@@ -1,0 +1,95 @@
+"""The semi-supervised protocol: a backbone learns the masks of train-semi, and is scored without matching."""
+
+from typing import Any
+
+import safetensors.torch
+
+from luss_ray.config.recipe import settings
+from luss_ray.core.errors import UserError
+from luss_ray.metrics.evaluation import Matching
+from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
+from luss_ray.report.collect import RESULT
+from luss_ray.stages.evaluate import METRICS, evaluate
+from luss_ray.stages.infer import infer
+from luss_ray.stages.run import Finished, Run
+from luss_ray.storage.uri import Location
+from luss_ray.train.launch import train
+from luss_ray.train.pixel_attention import pixel_attention_model
+from luss_ray.train.task import SupervisedTask
+
+ANNOTATED, WEIGHTS = "train-semi", "weights.safetensors"
+
+
+def run_semi_supervised(
+    run: Run, weights: GivenWeights | None, *, protocol: Protocol = Protocol.SEMI_SUPERVISED
+) -> dict[str, Any]:
+    """Fine-tune on the masks of train-semi, predict and score validation; return what result.json holds.
+
+    Args:
+        run: data, backbone, fine-tuning (of its recipe) and folder; `run.weights` is the weights' digest.
+        weights: of the backbone; None = it starts from random ones.
+        protocol: the rules that the weights keep, for the result.
+
+    Raises:
+        UserError: the data, the weights or the storage don't allow it.
+    """
+    _check(run)
+    state = None if weights is None else weights_to_start_from(run.recipe, weights)
+    with run.claimed() as claimed:
+        start = _start(claimed, weights, state)
+        predictions = infer(claimed, "", _finetune(claimed, start), num_outputs=len(run.data.categories))
+        result: dict[str, Any] = {
+            "protocol": protocol.value,
+            "recipe": run.recipe.recipe_name,
+            "settings": settings(run.recipe),
+            "data": {"uri": run.data.location.uri, "digest": run.data.digest},
+            "weights": None if weights is None else weights.about(),
+            "metrics": {},
+        }
+        if claimed.labelled:
+            evaluated = evaluate(claimed, "", predictions, matching=Matching.NONE)
+            result["metrics"] = {"finetuned": (evaluated.folder / METRICS).read_json()["scores"]}
+        claimed.folder.write_json(RESULT, result)
+        return result
+
+
+def _check(run: Run) -> None:
+    """Refuse, before anything starts, what would fail later."""
+    annotated, batch = run.data.split(ANNOTATED), run.recipe.finetune.optimisation.batch_size
+    if not annotated.has_masks:
+        raise UserError(f"{run.data.location.uri}: {ANNOTATED} has no masks to learn from")
+    if len(annotated) < batch:
+        raise UserError(
+            f"{run.data.location.uri}: {len(annotated)} annotated images are fewer than a batch of {batch}; "
+            "give --finetune.optimisation.batch-size"
+        )
+
+
+def _start(run: Run, weights: GivenWeights | None, state: dict[str, Any] | None) -> Finished:
+    """The backbone's weights: those given, or random ones."""
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        tensors = dict(pixel_attention_model(run.recipe).state_dict()) if state is None else state
+        folder.write(WEIGHTS, safetensors.torch.save(tensors))
+        return {} if weights is None else {"weights": weights.about()}
+
+    inputs = {"backbone": run.recipe.backbone, "seed": run.recipe.seed, "weights": run.weights}
+    return run.stage("pretrain", inputs, work)
+
+
+def _finetune(run: Run, start: Finished) -> Finished:
+    recipe = run.recipe
+    task = SupervisedTask(
+        recipe=recipe,
+        data=run.data.location,
+        split=ANNOTATED,
+        pretrained=start.folder / WEIGHTS,
+        num_categories=len(run.data.categories),
+    )
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        return {"images": train(task, folder, settings=inputs, resources=run.resources, limits=run.limits)}
+
+    inputs = {"start": start.inputs, "finetune": recipe.finetune, "mixed_precision": recipe.mixed_precision}
+    return run.stage("finetune", {**inputs, "split": ANNOTATED}, work)
