@@ -27,6 +27,9 @@ JOBS = Path(__file__).parents[1] / "jobs"
 FIRST_SEED = 10010
 PASS = "pass"
 _NO_SHALLOW, _NO_PIXELS = ("--pretrain.shallow-stages",), ("--pretrain.pixel-to-pixel", "0")
+_PRIOR = ("--labels.image-prior", "4")
+_PER_IMAGE = ("--labels.attention-per-image", "--threshold.max", "0.95")
+_LABEL_FREE = ("--threshold.choice", "label-free")
 _SUPERVISED = ("--finetune.optimisation.epochs", "100")
 """The annotated images are few: as many updates as the pseudo-labels of all images get."""
 
@@ -49,7 +52,13 @@ ROWS = {
     "pixels": Row("SwAV + pixel-to-pixel", _NO_SHALLOW),
     "shallow": Row("SwAV + deep-to-shallow", _NO_PIXELS),
     "no-attention": Row("PASS without pixel attention", ("--attention.no-enabled",)),
-    "label-free": Row("PASS, threshold label-free", ("--threshold.choice", "label-free")),
+    "label-free": Row("PASS, threshold label-free", _LABEL_FREE),
+    "image-prior": Row("PASS, the image's cosine beside the pixel's", _PRIOR),
+    "per-image": Row("PASS, attention stretched image by image", _PER_IMAGE),
+    "plus": Row("pass-plus: both", _PRIOR + _PER_IMAGE),
+    "plus-label-free": Row(
+        "pass-plus, threshold label-free", (*_PRIOR, *_PER_IMAGE, "--threshold.choice", "label-free")
+    ),
     "supervised": Row("PASS backbone, true masks of train-semi", _SUPERVISED, supervised=True),
     "from-scratch": Row("random backbone, true masks of train-semi", _SUPERVISED, supervised=True, pretrained=False),
 }

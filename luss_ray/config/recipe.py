@@ -232,6 +232,20 @@ class Threshold:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Step 2.4: which cluster a pixel gets, and how sure it must be."""
+
+    image_prior: float = 0.0
+    """Weight of the whole image's cosine to a centroid beside the pixel's own; 0 = pixels decide alone (published)."""
+    attention_per_image: bool = False
+    """Stretch each image's attention to 0 .. 1 (its 2 % and 98 % quantiles), so that a threshold takes a share of every
+    image's range rather than one level for all."""
+
+    def __post_init__(self) -> None:
+        _require(self.image_prior >= 0, "labels.image_prior", self.image_prior, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finetune:
     """Step 3: backbone and classifier train on the pseudo-labels."""
 
@@ -266,6 +280,7 @@ class Recipe:
     pretrain: Pretrain = field(default_factory=Pretrain)
     attention: Attention = field(default_factory=Attention)
     clustering: Clustering = field(default_factory=Clustering)
+    labels: Labels = field(default_factory=Labels)
     threshold: Threshold = field(default_factory=Threshold)
     finetune: Finetune = field(default_factory=Finetune)
     mixed_precision: bool = True

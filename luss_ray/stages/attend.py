@@ -1,6 +1,6 @@
 """Steps 2.3 and 2.4, per image: cluster of every pixel and attention of every pixel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luss_ray.clustering.assign import Clusters
-from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipe import Labels, Recipe
 from luss_ray.imagenet_s.soft_label import LEVELS, Maps, SoftLabel
-from luss_ray.nn.models import PixelAttentionModel
-from luss_ray.stages.extract import load_attention_model
+from luss_ray.nn.models import PixelAttentionModel, describe
+from luss_ray.stages.extract import attention_maps, load_attention_model
 from luss_ray.storage.uri import Location
 
 
@@ -24,13 +24,15 @@ class Attender:
     """Centroids (M, C) of length 1."""
     clusters: Tensor
     """Cluster of each centroid, 1 .. k (M,)."""
+    settings: Labels = field(default_factory=Labels)
+    """What is decided beyond the published way."""
 
     @classmethod
     def load(cls, recipe: Recipe, weights: Location, clusters: Clusters, device: torch.device) -> "Attender":
         """Return it, ready for inference."""
-        directions = F.normalize(torch.from_numpy(clusters.centroids), dim=1)
-        numbers = torch.from_numpy(clusters.clusters + 1)
-        return cls(load_attention_model(recipe, weights, device), directions.to(device), numbers.to(device))
+        directions = F.normalize(torch.from_numpy(clusters.centroids), dim=1).to(device)
+        numbers = torch.from_numpy(clusters.clusters + 1).to(device)
+        return cls(load_attention_model(recipe, weights, device), directions, numbers, recipe.labels)
 
     def soft_labels(self, batch: Tensor) -> list[SoftLabel]:
         """Return what is stored of each image of a normalised batch (n, 3, H, W)."""
@@ -55,6 +57,11 @@ class Attender:
     def _decide(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return cluster, 1 .. k, and mean attention over channels: (n, h, w) at 4 times the features' resolution."""
         features, attention = self.network.attend(batch)
-        # The length of a feature doesn't change which centroid has the largest cosine.
-        nearest = torch.einsum("bchw,mc->bmhw", features, self.directions).argmax(dim=1)
-        return self.clusters[nearest], attention.mean(dim=1)
+        # The length of a feature doesn't change which centroid has the largest cosine, unless something is added.
+        weight = self.settings.image_prior
+        compared = F.normalize(features, dim=1) if weight else features
+        cosines = torch.einsum("bchw,mc->bmhw", compared, self.directions)
+        if weight:
+            of_image = describe(features, attention) @ self.directions.T
+            cosines = cosines + weight * of_image[:, :, None, None]
+        return self.clusters[cosines.argmax(dim=1)], attention_maps(attention, self.settings)

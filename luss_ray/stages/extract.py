@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from luss_ray.clustering.features import feature_table
-from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipe import Labels, Recipe
 from luss_ray.data.crops import centre_crop
 from luss_ray.metrics.threshold import AttentionHistogram
 from luss_ray.nn.models import PixelAttentionModel, describe
@@ -19,6 +21,8 @@ from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
 
 HISTOGRAM = b"attention_histogram"
+_STRETCHED = (0.02, 0.98)
+"""Quantiles of an image's attention that become 0 and 1."""
 
 
 def feature_file(split: Split, shard: int) -> str:
@@ -31,6 +35,20 @@ def load_attention_model(recipe: Recipe, weights: Location, device: torch.device
     model = pixel_attention_model(recipe)
     model.load_state_dict(safetensors.torch.load(weights.read()))
     return model.to(device).eval()
+
+
+def attention_maps(attention: Float[Tensor, "B C H W"], settings: Labels) -> Float[Tensor, "B H W"]:
+    """Return the attention of each pixel, 0 .. 1: the mean over channels, stretched image by image where that is asked.
+
+    Args:
+        attention: of `PixelAttentionModel.attend`.
+        settings: of the recipe.
+    """
+    maps = attention.mean(dim=1)
+    if not settings.attention_per_image:
+        return maps
+    low, high = maps.flatten(1).quantile(maps.new_tensor(_STRETCHED), dim=1)[:, :, None, None]
+    return ((maps - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +81,7 @@ class ExtractWork:
             places = [image.row - int(rows[0]) for image in images]
             features[places] = describe(pixels, attention).cpu().numpy()
             valid[places] = True
-            histogram.update(attention.mean(dim=1).cpu().numpy())
+            histogram.update(attention_maps(attention, self.recipe.labels).cpu().numpy())
         table = feature_table(
             [self.split.key(row) for row in rows],
             features,
@@ -98,5 +116,6 @@ def extract(run: Run, prefix: str, attention: Finished) -> Finished:
         "attention": attention.inputs,
         "shorter_side_px": run.recipe.shorter_side_px,
         "crop_px": run.recipe.clustering.crop_px,
+        "attention_per_image": run.recipe.labels.attention_per_image,
     }
     return run.stage(f"{prefix}features", follows_from, work)

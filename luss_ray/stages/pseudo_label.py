@@ -68,4 +68,5 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
             "coverage": census.counts.coverage(THRESHOLDS).round(3).tolist(),
         }
 
-    return run.stage(f"{prefix}pseudo-labels", {"attention": attention.inputs, "clusters": clusters.inputs}, work)
+    inputs = {"attention": attention.inputs, "clusters": clusters.inputs, "labels": run.recipe.labels}
+    return run.stage(f"{prefix}pseudo-labels", inputs, work)

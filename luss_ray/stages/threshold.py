@@ -126,7 +126,7 @@ def find_threshold(run: Run, prefix: str, attention: Finished, features: Finishe
         images = sum(len(split.shard_rows(shard)) for shard in shards)
         return {"images": images, "used": choice.value, "chosen": chosen}
 
-    inputs = {"clusters": clusters.inputs, "threshold": run.recipe.threshold}
+    inputs = {"clusters": clusters.inputs, "labels": run.recipe.labels, "threshold": run.recipe.threshold}
     return run.stage(f"{prefix}threshold", inputs, work)
 
 

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from luss_ray.config.recipe import Labels
 from luss_ray.data.augment import normalise
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import SoftLabel
-from luss_ray.nn.models import PixelAttentionModel
+from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.stages.attend import Attender
+from luss_ray.stages.extract import attention_maps
 
 HALF_A_STEP = 0.5 / 255 + 1e-6
 
@@ -105,3 +107,30 @@ def test_parts_of_a_cluster_share_its_number() -> None:
     assert len(np.unique(np.stack([label.labels for label in parts]))) > 2
     for part, label in zip(parts, whole, strict=True):
         np.testing.assert_array_equal(label.labels, (part.labels - 1) // 3 + 1)
+
+
+def test_the_whole_image_has_its_say_in_a_pixels_cluster() -> None:
+    """With more and more weight the labels of an image come down to the cluster that it falls to as a whole."""
+    torch.manual_seed(0)
+    network, directions = small_network().eval(), F.normalize(torch.randn(20, 32), dim=1)
+    batch = torch.randn(3, 3, 64, 96)
+    with torch.inference_mode():
+        of_images = (describe(*network.attend(batch)) @ directions.T).argmax(dim=1) + 1
+        share = []
+        for weight in (0.0, 0.5, 2.0, 1000.0):
+            attender = Attender(network, directions, torch.arange(1, 21), Labels(image_prior=weight))
+            labels = np.stack([label.labels for label in attender.soft_labels(batch)])
+            share.append(float((labels == of_images.numpy()[:, None, None]).mean()))
+    assert share == sorted(share) and share[0] < share[-1] == 1
+
+
+def test_attention_is_stretched_image_by_image() -> None:
+    attention = torch.rand(2, 3, 20, 20) * torch.tensor([0.1, 0.5]).view(2, 1, 1, 1) + 0.3
+    published = attention_maps(attention, Labels())
+    torch.testing.assert_close(published, attention.mean(dim=1))
+    stretched = attention_maps(attention, Labels(attention_per_image=True))
+    for plain, own in zip(published, stretched, strict=True):
+        low, high = plain.quantile(torch.tensor([0.02, 0.98]))
+        torch.testing.assert_close(own, ((plain - low) / (high - low)).clamp(0, 1))
+        assert own.min() == 0 and own.max() == 1
+    assert attention_maps(torch.full((1, 2, 4, 4), 0.5), Labels(attention_per_image=True)).isfinite().all()
