@@ -11,7 +11,6 @@ from pathlib import Path
 import fixtures_run as job
 import numpy as np
 import pytest
-import safetensors.numpy
 from fixtures_faults import RunningJob, kill_trainers
 
 from luss_ray.imagenet_s.soft_label import SoftLabel
@@ -188,24 +187,3 @@ def test_the_same_run_on_an_object_store_and_a_cluster(
     secret = environment["AWS_SECRET_ACCESS_KEY"].encode()
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert secret not in everything and secret not in body and secret.decode() not in printed
-
-
-def test_images_without_any_label(scenes: Path, tmp_path: Path) -> None:
-    """A plain folder of images: everything runs, clusters are shown instead of scores."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
-        (images / f"{number}.jpg").write_bytes(image.read_bytes())
-    options = (f"--data={images}", f"--storage={tmp_path}", "--name=own", "--num-categories=4", "--num-workers=1 1")
-    options += ("--clustering.parts-per-cluster=3",)
-    printed = job.run_job(tmp_path, *options)
-    result = job.result_of(tmp_path / "own")
-    clusters = Location.parse(tmp_path / "own" / "clusters")
-    merged = safetensors.numpy.load((clusters / "centroids.safetensors").read())["clusters"]
-    assert len(merged) == 12 and set(merged.tolist()) == {0, 1, 2, 3}
-    found = clusters.read_json("clusters.json")
-    assert len(found["sizes"]) == len(found["margins_by_cluster"]) == 4 and sum(found["sizes"]) == 120
-    assert len(found["history"]) == 5 and len(found["dropped_at"]) == 2
-    assert "chosen by the attention alone, label-free" in printed
-    assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"
-    assert "no masks to score with" in printed
