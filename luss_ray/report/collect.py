@@ -46,6 +46,7 @@ def write_report(run: Run) -> dict[str, Any]:
             "categories": list(run.data.categories),
             "quarantined": len(run.data.manifest.quarantined),
         },
+        "weights": (_read(run, f"pretrain/{STAGE}") or {}).get("weights"),
         "stages": _stages(run),
         "threshold": _threshold(run),
         "pseudo_labels": _pseudo_labels(run),

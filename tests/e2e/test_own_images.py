@@ -57,7 +57,7 @@ def test_clusters_are_shown_instead_of_scores(finished: tuple[Path, str]) -> Non
 def test_the_weights_take_the_place_of_pretraining(finished: tuple[Path, str], theirs: Path, tmp_path: Path) -> None:
     """The projection head, which they lack, learns with the attention; a frozen backbone stays as it was brought."""
     run, _ = finished
-    about: dict[str, Any] = result_of(run)["stages"]["pretrain"]["weights"]
+    about: dict[str, Any] = result_of(run)["weights"]
     assert about["uri"] == str(theirs) and "not known" in about["trained_by"] and len(about["sha256"]) == 64
     stages = ("pretrain", "attention", "finetune")
     left = {stage: WeightsFile(Location.parse(run / stage / "weights.safetensors"))() for stage in stages}

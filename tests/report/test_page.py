@@ -188,3 +188,10 @@ def test_an_alarm_is_told_beside_its_stage(run: ReportData) -> None:
     assert f"uniform codes: images are no longer told apart (steps {first} to {last})" in text
     assert "alarm/" not in text
     assert "no longer told apart" not in check(render(run)).text
+
+
+def test_weights_from_elsewhere_are_named(unlabelled: ReportData) -> None:
+    assert "images alone" in render(unlabelled)
+    given = {"uri": "s3://bucket/dino.pth", "trained_by": "a file", "sha256": "0"}
+    page = render(replace(unlabelled, result=unlabelled.result | {"weights": given}))
+    assert "images and the weights of dino.pth" in page and "images alone" not in page
