@@ -15,6 +15,8 @@ from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.order import Stage
 from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
+from luss_ray.track.tracker import TrackerName
+from luss_ray.track.trackers import check_installed
 from luss_ray.train import cluster
 from luss_ray.train.limits import Limits
 
@@ -50,6 +52,11 @@ class Options:
     """Seconds between checkpoints."""
     resize_every_s: float = 60.0
     """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
+    track: tuple[TrackerName, ...] = ()
+    """Experiment trackers that are shown each training stage's figures, the recipe and the scores, any of:
+    `tensorboard` (event files in the run's folder), `mlflow` (MLFLOW_TRACKING_URI and its like; experiment luss_ray
+    unless MLFLOW_EXPERIMENT_NAME is set), `wandb` (WANDB_API_KEY, WANDB_MODE and their like; project luss_ray unless
+    WANDB_PROJECT is set). The last two need `uv sync --inexact --extra trackers`."""
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
@@ -58,6 +65,7 @@ class Options:
             low, high = self.num_workers
             raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
         self.limits(0)
+        check_installed(self.track)
 
     def limits(self, num_images: int) -> Limits:
         """Return how much may go wrong with a dataset of so many training images."""
@@ -86,6 +94,7 @@ def main() -> None:
         data=data,
         connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=options.limits(len(data.split("train"))),
+        track=options.track,
         reuse=None if options.reuse is None else Location.parse(options.reuse),
     )
     result = run_pass(whole, options.until, options.protocol)

@@ -1,5 +1,6 @@
 """The fully unsupervised protocol: PASS from images to scored segmentations and a report."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from luss_ray.stages.pseudo_label import pseudo_label
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.threshold import find_threshold
 from luss_ray.storage.uri import Location
+from luss_ray.train.figures import read_rows
 from luss_ray.train.launch import train
 from luss_ray.train.pretrain import pretrain_model
 from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, Task
@@ -42,7 +44,9 @@ def run_pass(run: Run, until: Stage | None = None, protocol: Protocol = Protocol
         for stage in _stages(claimed):
             if stage is until:
                 break
-        return write_report(claimed)
+        result = write_report(claimed)
+        claimed.trackers.scores(result["metrics"])
+        return result
 
 
 def _stages(run: Run) -> Iterator[Stage]:
@@ -128,10 +132,14 @@ def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
         num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run.recipe).values())
         if smallest < 2 * num_workers:
             raise UserError(f"a batch of {smallest} is too small for {num_workers} workers; give fewer --num-workers")
-        images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits)
+        track = functools.partial(run.trackers.rows, name) if run.trackers else None
+        images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits, track=track)
         return {"images": images}
 
-    return run.stage(name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
+    finished = run.stage(name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
+    if run.trackers:  # of a stage that was finished or copied they have seen nothing; what they have is dropped
+        run.trackers.rows(name, read_rows(finished.folder))
+    return finished
 
 
 def _batch_sizes(recipe: Recipe) -> dict[str, int]:
