@@ -44,6 +44,7 @@ def main() -> None:
         connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=options.limits(len(data.split(ANNOTATED))),
         weights=None if weights is None else weights.sha256,
+        track=options.track,
     )
     result = run_semi_supervised(whole, weights, protocol=options.protocol)
     for name, scores in result["metrics"].items():

@@ -53,6 +53,7 @@ def main() -> None:
         connect=lambda: cluster.connect(options.log, options.num_workers),
         limits=options.limits(len(data.split("train"))),
         weights=None if weights is None else weights.sha256,
+        track=options.track,
         reuse=None if options.reuse is None else Location.parse(options.reuse),
     )
     result = run_pass(whole, options.until, options.protocol, weights)

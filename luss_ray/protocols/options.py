@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luss_ray.core.errors import UserError
+from luss_ray.track.tracker import TrackerName
+from luss_ray.track.trackers import check_installed
 from luss_ray.train.limits import Limits
 
 
@@ -29,6 +31,11 @@ class TrainingOptions:
     """Seconds between checkpoints."""
     resize_every_s: float = 60.0
     """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
+    track: tuple[TrackerName, ...] = ()
+    """Experiment trackers that are shown each training stage's figures, the recipe and the scores, any of:
+    `tensorboard` (event files in the run's folder), `mlflow` (MLFLOW_TRACKING_URI and its like; experiment luss_ray
+    unless MLFLOW_EXPERIMENT_NAME is set), `wandb` (WANDB_API_KEY, WANDB_MODE and their like; project luss_ray unless
+    WANDB_PROJECT is set). The last two need `uv sync --inexact --extra trackers`."""
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
@@ -37,6 +44,7 @@ class TrainingOptions:
             low, high = self.num_workers
             raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
         self.limits(0)
+        check_installed(self.track)
 
     def limits(self, num_images: int) -> Limits:
         """Return how much may go wrong with a dataset of so many training images."""

@@ -8,13 +8,13 @@ from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching
 from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS, evaluate
 from luss_ray.stages.infer import infer
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
-from luss_ray.train.launch import train
 from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.task import SupervisedTask
 
@@ -51,6 +51,7 @@ def run_semi_supervised(
             evaluated = evaluate(claimed, "", predictions, matching=Matching.NONE)
             result["metrics"] = {"finetuned": (evaluated.folder / METRICS).read_json()["scores"]}
         claimed.folder.write_json(RESULT, result)
+        claimed.trackers.scores(result["metrics"])
         return result
 
 
@@ -87,9 +88,5 @@ def _finetune(run: Run, start: Finished) -> Finished:
         pretrained=start.folder / WEIGHTS,
         num_categories=len(run.data.categories),
     )
-
-    def work(folder: Location, inputs: str) -> dict[str, Any]:
-        return {"images": train(task, folder, settings=inputs, resources=run.resources, limits=run.limits)}
-
-    inputs = {"start": start.inputs, "finetune": recipe.finetune, "mixed_precision": recipe.mixed_precision}
-    return run.stage("finetune", {**inputs, "split": ANNOTATED}, work)
+    inputs = {"start": start.inputs, "finetune": recipe.finetune, "split": ANNOTATED}
+    return train_stage(run, task, inputs, smallest_batch=task.optimisation.batch_size)

@@ -9,6 +9,7 @@ from torch import Tensor
 from luss_ray.core.errors import UserError
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.protocols.rules import Protocol, check_split
+from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
 from luss_ray.report.collect import write_report
 from luss_ray.stages.cluster import cluster
@@ -20,7 +21,6 @@ from luss_ray.stages.pseudo_label import pseudo_label
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.threshold import find_threshold
 from luss_ray.storage.uri import Location
-from luss_ray.train.launch import train
 from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.pretrain import pretrain_model
 from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, Task
@@ -52,7 +52,9 @@ def run_pass(
         for stage in _stages(claimed, start):
             if stage is until:
                 break
-        return write_report(claimed)
+        result = write_report(claimed)
+        claimed.trackers.scores(result["metrics"])
+        return result
 
 
 def _stages(run: Run, start: tuple[GivenWeights, dict[str, Tensor]] | None) -> Iterator[Stage]:
@@ -91,7 +93,7 @@ def _pretrain(run: Run) -> Finished:
     recipe = run.recipe
     inputs = {"seed": recipe.seed, "backbone": recipe.backbone, "prototypes": recipe.prototypes}
     task = PretrainTask(recipe=recipe, data=run.data.location)
-    return _train(run, "pretrain", task, {**inputs, "pretrain": recipe.pretrain})
+    return _train(run, task, {**inputs, "pretrain": recipe.pretrain})
 
 
 def _start_from(run: Run, weights: GivenWeights, state: dict[str, Tensor]) -> Finished:
@@ -121,7 +123,7 @@ def _learn_attention(run: Run, prefix: str, pretrained: Finished) -> Finished:
     task = PixelAttentionTask(recipe=recipe, data=run.data.location, pretrained=weights, name=f"{prefix}attention")
     inputs = {"pretrained": pretrained.inputs, "attention": recipe.attention}
     if recipe.attention.enabled:
-        return _train(run, task.name, task, inputs)
+        return _train(run, task, inputs)
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         model = pixel_attention_model(recipe)
@@ -149,18 +151,11 @@ def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished, thr
         "threshold": chosen,
         "finetune": run.recipe.finetune,
     }
-    return _train(run, task.name, task, inputs)
+    return _train(run, task, inputs)
 
 
-def _train(run: Run, name: str, task: Task, inputs: dict[str, Any]) -> Finished:
-    def work(folder: Location, settings: str) -> dict[str, Any]:
-        num_workers, smallest = run.resources.num_workers[1], min(_batch_sizes(run).values())
-        if smallest < 2 * num_workers:
-            raise UserError(f"a batch of {smallest} is too small for {num_workers} workers; give fewer --num-workers")
-        images = train(task, folder, settings=settings, resources=run.resources, limits=run.limits)
-        return {"images": images}
-
-    return run.stage(name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
+def _train(run: Run, task: Task, inputs: dict[str, Any]) -> Finished:
+    return train_stage(run, task, inputs, smallest_batch=min(_batch_sizes(run).values()))
 
 
 def _batch_sizes(run: Run) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Gathers what lies in a run's folder: result.json, and what the report page shows."""
 
 import importlib.metadata
-import json
 import platform
 from typing import Any
 
@@ -22,7 +21,7 @@ from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.run import STAGE, Run
 from luss_ray.stages.threshold import SWEEP, counts_file, example_rows, read_counts, scores_at
 from luss_ray.storage.labels import LabelShards
-from luss_ray.train.figures import METRICS as TRAINING_METRICS
+from luss_ray.train.figures import read_rows
 
 RESULT, REPORT = "result.json", "report.html"
 LABELS = "pseudo-labels"
@@ -66,11 +65,6 @@ def _versions() -> dict[str, str]:
 
 def _read(run: Run, name: str) -> Any:
     return run.folder.read_json(name) if run.folder.exists(name) else None
-
-
-def _rows(run: Run, name: str) -> list[dict[str, float]]:
-    lines = run.folder.read(name).splitlines() if run.folder.exists(name) else []
-    return [json.loads(line) for line in lines]
 
 
 def _stages(run: Run) -> dict[str, dict[str, Any]]:
@@ -130,7 +124,7 @@ def _metrics(run: Run) -> dict[str, Any]:
 
 
 def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None) -> ReportData:
-    histories = {name: _rows(run, f"{name}/{TRAINING_METRICS}") for name in _TRAINED}
+    histories = {name: read_rows(run.folder / name) for name in _TRAINED}
     return ReportData(
         result=result,
         name=run.folder.uri.rstrip("/").rsplit("/", 1)[-1],

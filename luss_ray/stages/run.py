@@ -5,7 +5,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luss_ray.config.recipe import Recipe, digest, recipe_from, settings
@@ -15,6 +15,8 @@ from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.lease import Lease, lease
 from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location, json_bytes
+from luss_ray.track.tracker import Tracked, TrackerName, flat
+from luss_ray.track.trackers import Trackers, open_trackers
 from luss_ray.train.cluster import Resources
 from luss_ray.train.limits import Limits
 
@@ -47,8 +49,12 @@ class Run:
     """Digest of the weights that take the place of pretraining; None = it pretrains."""
     reuse: Location | None = None
     """Another run, whose finished stages are copied where they follow from the same inputs."""
+    track: tuple[TrackerName, ...] = ()
+    """Which trackers are shown the run."""
     lease: Lease | None = None
     """What keeps other jobs out; see `claimed`."""
+    trackers: Trackers = field(default_factory=Trackers)
+    """Their clients, in this process alone; see `claimed`."""
 
     @functools.cached_property
     def resources(self) -> Resources:
@@ -80,15 +86,17 @@ class Run:
         """Return a context with this run as one that no other job writes; its folder says what it is from now on.
 
         Raises:
-            UserError: another job writes it, the name was used with other settings or data, or the storage can't be
-                written.
+            UserError: another job writes it, the name was used with other settings or data, the storage can't be
+                written, or a tracker can't be reached.
         """
         if self.reuse is not None:
             read_origin(self.reuse)
         self.folder.check_writable()
         with lease(self.folder) as held:
             self._sign()
-            yield replace(self, lease=held)
+            given = flat(settings(self.recipe), ".") | {"data_digest": self.data.digest}
+            with open_trackers(self.track, Tracked(folder=self.folder, settings=given)) as trackers:
+                yield replace(self, lease=held, trackers=trackers)
 
     def _sign(self) -> None:
         """Write down what this run is, or check that it is the same run."""

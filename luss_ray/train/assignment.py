@@ -29,3 +29,5 @@ class Assignment:
     """How much may go wrong."""
     monitor: Any
     """Handle of the Monitor actor."""
+    tracked: bool
+    """Whether rank 0 sends it the rows of figures."""

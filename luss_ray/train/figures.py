@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ray.util.metrics import Gauge
 
 from luss_ray.data.stream import num_ready
+from luss_ray.storage.uri import Location
 from luss_ray.train.collapse import ALARM, CollapseWatch, meaning
 
 METRICS = "metrics.jsonl"
@@ -43,6 +44,8 @@ class Figures:
     """Takes steps done and figures to show beside them."""
     note: Callable[[str], Any]
     """Takes a line for people."""
+    track: Callable[[list[dict[str, float]]], Any] | None = None
+    """Takes rows as they are kept; None = nobody asks for them."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row every now and then: `step`, `images_per_s`, the losses, `lr`, and of this worker `data/wait_s` (seconds a
     step waited for its batch, mean since the last row), `data/ready_steps`, `data/quarantined`; and `alarm/NAME` = 1
@@ -56,6 +59,12 @@ class Figures:
         self._gauges = Gauges(self.stage, self.rank)
         self._collapse = CollapseWatch(self.num_steps)
         self._alarms: list[str] = []
+
+    def go_on(self, history: list[dict[str, float]]) -> None:
+        """Take up the rows of a checkpoint; a driver that was killed may not have seen all of them."""
+        self.history = history
+        if self.rank == 0 and self.track is not None:
+            self.track(history)
 
     def noting_waits(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Yield the batches; note how long each was waited for, the first aside, which is the pipeline's start."""
@@ -90,10 +99,15 @@ class Figures:
             shown = {"loss": values["loss"], "wait %": round(100 * wait_s * rate / self.batch_size, 1)}
             self.show(step, shown | ({"bad": num_bad} if num_bad else {}) | ({"alarms": len(alarms)} if alarms else {}))
         if log and self.rank == 0:
-            row = {"step": step, "images_per_s": round(rate, 2), **values, **data}
-            self.history.append(row | {f"{ALARM}{alarm}": 1.0 for alarm in alarms})
+            self._keep({"step": step, "images_per_s": round(rate, 2), **values, **data}, alarms)
         if log:
             self._waits.clear()
+
+    def _keep(self, row: dict[str, float], alarms: list[str]) -> None:
+        row |= {f"{ALARM}{alarm}": 1.0 for alarm in alarms}
+        self.history.append(row)
+        if self.track is not None:
+            self.track([row])
 
     def _alarmed(self, step: int, values: Mapping[str, float]) -> list[str]:
         """Return the alarms that hold; tell when one begins or is over."""
@@ -110,6 +124,12 @@ class Figures:
     def to_jsonl(self) -> bytes:
         """Return the rows, a line of JSON each."""
         return "".join(json.dumps(row) + "\n" for row in self.history).encode()
+
+
+def read_rows(folder: Location) -> list[dict[str, float]]:
+    """Return the rows that a training stage has left in its folder; [] where there are none."""
+    lines = folder.read(METRICS).splitlines() if folder.exists(METRICS) else []
+    return [json.loads(line) for line in lines]
 
 
 class Gauges:

@@ -1,6 +1,7 @@
 """Starts a training stage on Ray Train workers and waits for it."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -20,7 +21,15 @@ from luss_ray.train.task import Task
 from luss_ray.train.worker import train_worker
 
 
-def train(task: Task, folder: Location, *, settings: str, resources: Resources, limits: Limits) -> int:
+def train(
+    task: Task,
+    folder: Location,
+    *,
+    settings: str,
+    resources: Resources,
+    limits: Limits,
+    track: Callable[[list[dict[str, float]]], None] | None = None,
+) -> int:
     """Run `task` to its end, from its newest checkpoint; return the number of images it used.
 
     Args:
@@ -29,6 +38,7 @@ def train(task: Task, folder: Location, *, settings: str, resources: Resources, 
         settings: digest of everything that influences the result.
         resources: what the stage takes of the cluster.
         limits: how much may go wrong.
+        track: takes rows of figures as they come, at once; after a restart all those before it come again.
 
     Raises:
         UserError: a worker refused its input, or too much went wrong.
@@ -38,7 +48,7 @@ def train(task: Task, folder: Location, *, settings: str, resources: Resources, 
     batch_size = task.optimisation.batch_size
     with (
         StageProgress(task.name, plan.num_steps, "steps", images_per_unit=batch_size) as progress,
-        watch(progress, limits.max_failures) as monitor,
+        watch(progress, limits.max_failures, track) as monitor,
     ):
         assignment = Assignment(
             task=task,
@@ -50,6 +60,7 @@ def train(task: Task, folder: Location, *, settings: str, resources: Resources, 
             preemptible=resources.preemptible,
             limits=limits,
             monitor=monitor,
+            tracked=track is not None,
         )
         while not _finishes(_trainer(assignment, resources), monitor):
             pass

@@ -62,6 +62,7 @@ class Trainer:
             batch_size=assignment.task.optimisation.batch_size,
             show=assignment.monitor.advance.remote,
             note=assignment.monitor.note.remote,
+            track=assignment.monitor.track.remote if assignment.tracked else None,
         )
         self.checkpointed = self.asked = time.monotonic()
         self.announced: set[str] = set()
@@ -244,7 +245,7 @@ class Trainer:
         self.trainee.network.load_state_dict(section(found.tensors, "network"))
         load_optimiser(self.trainee.optimiser, section(found.tensors, "optimiser"))
         self.trainee.load_state(section(found.tensors, "trainee"))
-        self.figures.history = found.history
+        self.figures.go_on(found.history)
         if self.world.rank == 0:
             self.consumption = Consumption.from_dict(found.consumption)
             self.put_aside(found.quarantined)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Monitor:
         self.now = Situation()
         self.quarantined: set[str] = set()
         self.num_rewinds = 0
+        self.rows: list[dict[str, float]] = []
         self._starts_in_a_row = 0
         self._failure = "its workers died"
 
@@ -61,6 +62,15 @@ class Monitor:
     def advance(self, done: int, values: dict[str, float]) -> None:
         """Note that `done` steps are finished."""
         self.now.done, self.now.values = done, values
+
+    def track(self, rows: list[dict[str, float]]) -> None:
+        """Take rows of figures for trackers."""
+        self.rows += rows
+
+    def take_rows(self) -> list[dict[str, float]]:
+        """Return the rows that came since the last call."""
+        rows, self.rows = self.rows, []
+        return rows
 
     def note(self, line: str) -> None:
         """Take a line for people."""
@@ -90,10 +100,17 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def watch(progress: StageProgress, max_failures: int) -> Iterator[Any]:
+def watch(
+    progress: StageProgress, max_failures: int, track: Callable[[list[dict[str, float]]], None] | None = None
+) -> Iterator[Any]:
     """Show a monitor's figures in `progress` while the body runs; yield its handle for the workers.
 
     It lives beside the driver, so that a lost node doesn't take it along.
+
+    Args:
+        progress: of the stage.
+        max_failures: see `Monitor`.
+        track: takes the rows that the workers send, and doesn't linger; None where they send none.
 
     Raises:
         UserError: a worker refused its input.
@@ -112,6 +129,9 @@ def watch(progress: StageProgress, max_failures: int) -> Iterator[Any]:
                 log.warning(line)
                 progress.note(line)
             num_told = len(now.notes)
+            if track is not None:
+                rows: Any = ray.get(monitor.take_rows.remote())
+                track(rows)
             if last:
                 return
             if now.done:

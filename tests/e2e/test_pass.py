@@ -12,11 +12,13 @@ import fixtures_run as job
 import numpy as np
 import pytest
 from fixtures_faults import RunningJob, kill_trainers
+from fixtures_track import as_scalars, scalars
 
 from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
+from luss_ray.train.figures import read_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.e2e
 def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return a finished run's folder and what was printed."""
     folder = tmp_path_factory.mktemp("run")
-    printed = job.run_job(folder, f"--data={shards}", f"--storage={folder}", "--name=tiny")
+    printed = job.run_job(folder, f"--data={shards}", f"--storage={folder}", "--name=tiny", "--track=tensorboard")
     return folder / "tiny", printed
 
 
@@ -71,6 +73,20 @@ def test_every_sample_was_used_exactly_once_an_epoch(finished: tuple[Path, str],
     assert done.returncode == 1 and "1 missing" in done.stdout and "attention" in done.stdout
     done = job.audit(tmp_path / "nowhere")
     assert done.returncode == 2 and "no training stage that was begun" in done.stderr
+
+
+def test_the_tracker_shows_the_rows_of_every_stage_and_the_scores(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    (board,) = (run / "tensorboard").iterdir()
+    seen, shown = scalars([board.read_bytes()]), {}
+    for stage in ("pretrain", "attention", "finetune", "random-backbone/attention", "random-backbone/finetune"):
+        shown |= as_scalars(stage, read_rows(Location.parse(run / stage)))
+    assert {name: seen[name] for name in shown} == shown and len(shown["pretrain/loss"]) == 7
+    metrics = job.result_of(run)["metrics"]
+    scores = {"finetuned": metrics["finetuned"], "baselines/random_backbone": metrics["baselines"]["random_backbone"]}
+    for name, score in scores.items():
+        assert seen[f"{name}/miou"] == [(0, pytest.approx(score["miou"]))]
+    assert f"tracked by tensorboard: {run / 'tensorboard'}" in printed
 
 
 def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, str], shards: Path) -> None:
@@ -155,7 +171,7 @@ def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tup
     """A training worker, then the driver in feature extraction and in fine-tuning."""
     run, _ = finished
     folder = run.parent / "killed"
-    options = (f"--data={shards}", "--checkpoint-every-s=0", "--no-random-baseline")
+    options = (f"--data={shards}", "--checkpoint-every-s=0", "--no-random-baseline", "--track=tensorboard")
     folder.mkdir()
     running = RunningJob(folder, str(folder), *options).start()
     kill_trainers(running, 1)
@@ -169,6 +185,12 @@ def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tup
     undisturbed = job.result_of(run)["metrics"]
     del undisturbed["baselines"]["random_backbone"]
     assert job.result_of(folder / "demo")["metrics"] == undisturbed
+    boards = sorted((folder / "demo" / "tensorboard").iterdir())
+    seen = scalars([board.read_bytes() for board in boards])
+    rows = {stage: read_rows(Location.parse(run / stage)) for stage in ("pretrain", "attention", "finetune")}
+    steps = {stage: sorted({step for step, _ in seen[f"{stage}/loss"]}) for stage in rows}
+    assert steps == {stage: [row["step"] for row in rows[stage]] for stage in rows}
+    assert seen["pretrain/loss"] == as_scalars("pretrain", rows["pretrain"])["pretrain/loss"]  # each of them once
     assert running.weights("finetune") == (run / "finetune" / "weights.safetensors").read_bytes()
 
 
@@ -179,11 +201,14 @@ def test_the_same_run_on_an_object_store_and_a_cluster(
     bucket, environment = s3_server.bucket("end-to-end"), s3_server.environment()
     job.pack_scenes(scenes, f"{bucket}/scenes", environment)
     environment |= {"RAY_ADDRESS": start_cluster(environment), "RAY_AUTH_MODE": "disabled"}
-    options = (f"--data={bucket}/scenes", f"--storage={bucket}/runs", "--no-random-baseline")
+    options = (f"--data={bucket}/scenes", f"--storage={bucket}/runs", "--no-random-baseline", "--track=tensorboard")
     printed = job.run_job(tmp_path, *options, environment=environment)
     assert f"{bucket}/runs/demo/report.html" in printed
     body = s3_server.client().get_object(Bucket="end-to-end", Key="runs/demo/result.json")["Body"].read()
     assert set(json.loads(body)["metrics"]["baselines"]) == {"other", "whole_image"}
+    stored = s3_server.client().list_objects_v2(Bucket="end-to-end", Prefix="runs/demo/tensorboard/")["Contents"]
+    board = s3_server.client().get_object(Bucket="end-to-end", Key=stored[0]["Key"])["Body"].read()
+    assert len(stored) == 1 and len(scalars([board])["pretrain/loss"]) == 7
     secret = environment["AWS_SECRET_ACCESS_KEY"].encode()
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert secret not in everything and secret not in body and secret.decode() not in printed

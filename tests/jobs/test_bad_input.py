@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import fixtures_run as job
+from fixtures_track import SECRET
 
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
@@ -58,6 +59,19 @@ def test_storage_that_cannot_be_written(shards, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for storage in ("/proc/luss_ray", f"{tmp_path}/file/runs"):
         assert storage in refused(tmp_path, "demo", f"--data={shards}", f"--storage={storage}")
+
+
+def test_trackers_that_can_not_be_reached(shards, tmp_path):
+    options = (f"--data={shards}", f"--storage={tmp_path}/runs")
+    assert "--track" in refused(tmp_path, "demo", *options, "--track=tensorbord")
+    server = {"MLFLOW_TRACKING_URI": f"http://me:{SECRET}@127.0.0.1:9"}  # where nobody listens
+    message = refused(tmp_path, "demo", *options, "--track=tensorboard mlflow", environment=server)
+    assert "--track mlflow: http://127.0.0.1:9: " in message and "set MLFLOW_TRACKING_URI" in message
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path), "WANDB_API_KEY": ""}
+    message = refused(tmp_path, "demo", *options, "--track=wandb", environment=nobody)
+    assert "--track wandb: http://127.0.0.1:9: no API key; set WANDB_API_KEY" in message
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert SECRET.encode() not in written and SECRET not in message
 
 
 def test_more_unreadable_images_than_allowed(shards, tmp_path):

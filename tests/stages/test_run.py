@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from fixtures_track import events
 
 from luss_ray.config.recipe import Optimisation
 from luss_ray.config.recipes import RECIPES
@@ -8,6 +9,7 @@ from luss_ray.core.errors import UserError
 from luss_ray.stages.run import Run
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
+from luss_ray.track.tracker import TrackerName
 from luss_ray.train.cluster import Resources
 from luss_ray.train.limits import Limits
 
@@ -38,6 +40,17 @@ def test_a_name_belongs_to_one_set_of_settings(run):
     ):
         pass
     assert "\n" not in str(refusal.value)
+
+
+def test_trackers_are_told_what_the_run_follows_from_and_change_nothing_of_it(run):
+    with replace(run, track=(TrackerName.TENSORBOARD,)).claimed() as claimed:
+        assert claimed.trackers
+    (board,) = (run.folder / "tensorboard").list()
+    text = events((run.folder / "tensorboard").read(board))[1].summary.value[0].tensor.string_val[0].decode()
+    assert "| pretrain.optimisation.epochs | 200 |" in text and f"| data_digest | {run.data.digest} |" in text
+    with run.claimed() as without:
+        assert not without.trackers
+    assert len((run.folder / "tensorboard").list()) == 1
 
 
 def test_a_finished_stage_is_skipped_and_an_unfinished_one_goes_on(run):
