@@ -39,6 +39,7 @@ class Mlflow:
         """Create a run with the settings, or go on with the one that there is; return its id."""
         for name, value in _IMPATIENT.items():
             os.environ.setdefault(name, value)
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the address with its password
         import mlflow  # noqa: PLC0415 (it takes seconds, and is an extra)
         from mlflow.entities import Param  # noqa: PLC0415
 

@@ -17,7 +17,7 @@ _SETTINGS: dict[str, Any] = {
     "init_timeout": 20.0,
     "finish_timeout": 25.0,
     "finish_timeout_raises": True,
-    "x_transaction_log_flush_interval": 1.0,
+    "x_transaction_log_flush_interval": 0.2,
     "symlink": False,
     # Figures, settings and scores; nothing else of this machine.
     "console": "off",
@@ -66,7 +66,7 @@ class WandB:
             dir=os.environ.get("WANDB_DIR") or (folder.local_path if folder.is_local else None),
             settings=wandb.Settings(**_SETTINGS),
         )
-        self.where = self._run.url or str(Path(self._run.dir).parent)
+        self.where = harmless(self._run.url or Path(self._run.dir).parent)
         return self._run.id
 
     def log(self, stage: str, rows: Sequence[Row], at_s: float) -> None:
@@ -79,7 +79,7 @@ class WandB:
             self._run.log({f"{stage}/{name}": value for name, value in row.items()})
 
     def keep(self) -> bool:
-        """Return True: the library's process has it, and writes it down every second."""
+        """Return True: the library's process has it, and writes it down at once; a power cut may cost the last rows."""
         return True
 
     def finish(self, scores: Mapping[str, float] | None) -> None:

@@ -1,7 +1,12 @@
+import base64
+import json
 import shutil
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import mlflow
 import pytest
@@ -75,6 +80,44 @@ def test_a_server_that_is_not_there_is_named_without_its_password(tracked, monke
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to a server that answers"):
         Feed("mlflow", Mlflow(tracked), tracked.folder / "mlflow.json").begin()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers what a run of MLflow's client asks, over HTTP, to whoever brings the password."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        known = self.headers.get("Authorization") == f"Basic {base64.b64encode(f'me:{SECRET}'.encode()).decode()}"
+        info = {"run_id": "r" * 32, "experiment_id": "1", "run_name": "tiny", "status": "RUNNING"}
+        experiment = {"experiment_id": "1", "name": "luss_ray"}
+        body = json.dumps({"experiment": experiment, "run": {"info": info}, "run_info": info}).encode()
+        self.asked.append(self.path.partition("?")[0].removeprefix("/api/2.0/mlflow/"))
+        self.send_response(200 if known else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_over_http_the_password_opens_the_door_and_is_not_printed(tracked, monkeypatch, capfd):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@{host}")
+    tracker = Mlflow(tracked)
+    tracker.begin(None)
+    tracker.log("pretrain", rows(1, 2), at_s=1.0)
+    tracker.finish({})
+    server.shutdown()
+    said = capfd.readouterr()
+    assert tracker.where == f"http://{host}, run {'r' * 32}" and SECRET not in said.out + said.err
+    assert {"runs/create", "runs/log-batch", "runs/update"} <= set(Server.asked)
 
 
 def test_a_store_that_goes_away_and_comes_back_has_everything(store, tracked, monkeypatch, caplog):
