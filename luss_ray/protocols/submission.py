@@ -10,6 +10,7 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.submission import Method, check_submission, write_submission
 from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.semi_supervised import ANNOTATED
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.infer import infer
@@ -23,8 +24,8 @@ LINK = "https://arxiv.org/abs/2106.03149"
 def submit(run: Run, split_name: str, path: Path, *, name: str, description: str) -> Method:
     """Write and check the submission of a run; return what it says of the method.
 
-    A run of PASS predicts the split first, and takes the matching found on validation along; one of distance
-    matching must have predicted it.
+    A run of PASS or of fine-tuning on masks predicts the split first, and the former takes the matching found on
+    validation along; one of distance matching must have predicted it.
 
     Args:
         run: finished.
@@ -43,9 +44,17 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
         finetuned, evaluation = run.finished("finetune"), run.finished("evaluation")
         if finetuned is None or evaluation is None:
             raise UserError(f"{run.folder.uri} is not finished: run jobs/pass.py again, it goes on where it stopped")
-        mapping = (evaluation.folder / METRICS).read_json()["matching"]
-        matching = {cluster: category for cluster, category in enumerate(mapping) if cluster}
-        predicted = infer(run, "", finetuned, split_name=split_name)
+        mapping = (evaluation.folder / METRICS).read_json().get("matching")
+        if mapping is None:  # of jobs/finetune.py: what it predicts are categories
+            scheme = run.folder.read_json(RESULT)["protocol"]
+            trained_on = f"{ANNOTATED} of {run.data.manifest.name} and its masks"
+        else:
+            matching = {cluster: category for cluster, category in enumerate(mapping) if cluster}
+        pretrained = run.finished("pretrain")
+        if pretrained is not None and "weights" in pretrained.about:
+            trained_on += f"; backbone: {pretrained.about['weights']['trained_by']}"
+        num_outputs = len(run.data.categories) if mapping is None else run.num_clusters
+        predicted = infer(run, "", finetuned, split_name=split_name, num_outputs=num_outputs)
     else:
         predicted = run.finished(f"predictions-{split_name}")
         if predicted is None:

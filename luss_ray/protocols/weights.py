@@ -60,9 +60,9 @@ def weights_to_start_from(recipe: Recipe, given: GivenWeights) -> dict[str, Tens
     Raises:
         UserError: they are of another architecture, or there are none.
     """
-    model = pixel_attention_model(recipe)
+    model, read = pixel_attention_model(recipe), given.file()
     try:
-        copied = load_backbone(given.file(), model)
+        copied = load_backbone(read, model)
     except UserError as error:
         raise UserError(f"{given.file.location.uri}: {error}") from None
     state = model.state_dict()

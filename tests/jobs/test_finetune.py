@@ -2,10 +2,11 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
-from fixtures_run import TINY, arguments, audit, program, result_of
+from fixtures_run import TINY, arguments, audit, program, result_of, run_program
 
 from luss_ray.config.recipes import demo
 from luss_ray.nn.weights import WeightsFile
@@ -31,6 +32,11 @@ def test_a_backbone_learns_the_annotated_images(shards: Path, tmp_path: Path) ->
     assert end["last_layer.weight"].shape[0] == 5 and not torch.equal(start["conv1.weight"], end["conv1.weight"])
     checked = audit(run)
     assert checked.returncode == 0 and "finetune" in checked.stdout
+    submission = tmp_path / "submission.zip"
+    printed = run_program("submit.py", tmp_path, str(run), "--split", "validation", "--out", str(submission))
+    assert "Training data: train-semi of scenes and its masks" in printed and "semi-supervised protocol" in printed
+    with zipfile.ZipFile(submission) as archive:
+        assert "match.json" not in archive.namelist() and len(archive.namelist()) > 40
     other = tmp_path / "other.pth"
     torch.save(pretrain_model(demo()).state_dict(), other)
     refused = program("finetune.py", tmp_path, "demo", *options(shards, tmp_path, *more, f"--weights={other}"))

@@ -119,3 +119,12 @@ def test_channels_last_changes_only_the_rounding(pretrain):
         pretrain.to(memory_format=torch.channels_last)
         found = pretrain([images.to(memory_format=torch.channels_last)], None).scores
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_attention_every_pixel_counts_alike():
+    model = PixelAttentionModel(NET, **HEADS, attentive=False).eval()
+    assert not any(name.startswith("fbg") for name in model.state_dict())
+    features, attention = model.attend(drawn(2, 3, 32, 48))
+    assert torch.equal(attention, torch.ones_like(features))
+    pooled = features.mean(dim=(2, 3))
+    torch.testing.assert_close(describe(features, attention), pooled / pooled.norm(dim=1, keepdim=True))
