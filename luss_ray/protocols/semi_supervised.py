@@ -16,7 +16,7 @@ from luss_ray.stages.infer import infer
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
-from luss_ray.train.task import SupervisedTask
+from luss_ray.train.task import FinetuneTask
 
 ANNOTATED, WEIGHTS = "train-semi", "weights.safetensors"
 
@@ -81,7 +81,7 @@ def _start(run: Run, weights: GivenWeights | None, state: dict[str, Any] | None)
 
 def _finetune(run: Run, start: Finished) -> Finished:
     recipe = run.recipe
-    task = SupervisedTask(
+    task = FinetuneTask(
         recipe=recipe,
         data=run.data.location,
         split=ANNOTATED,

@@ -142,7 +142,7 @@ def _finetune(run: Run, prefix: str, pretrained: Finished, labels: Finished, thr
         labels=labels.folder,
         threshold=chosen,
         pretrained=pretrained.folder / WEIGHTS,
-        num_clusters=run.num_clusters,
+        num_categories=run.num_clusters,
         name=f"{prefix}finetune",
     )
     inputs = {

@@ -114,18 +114,20 @@ class PixelAttentionTask:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTask:
-    """Learn to repeat the pseudo-labels, and to do better."""
+    """Learn pixel labels: to repeat the pseudo-labels and do better, or the true masks of a split that has them."""
 
     recipe: Recipe
     data: Location
-    labels: Location
-    """Folder of the pseudo-label shards."""
-    threshold: float
-    """Attention below which their pixels are "other"."""
     pretrained: Location
-    """Weights of step 1, a safetensors object."""
-    num_clusters: int
-    name: str = "fine-tune"
+    """Weights of the backbone, a safetensors object."""
+    num_categories: int
+    """Clusters, or categories of the masks."""
+    split: str = "train"
+    labels: Location | None = None
+    """Folder of the pseudo-label shards; None = the split's own masks."""
+    threshold: float = 0.0
+    """Attention below which a pixel of a pseudo-label is "other"."""
+    name: str = "finetune"
 
     @property
     def optimisation(self) -> Optimisation:
@@ -135,55 +137,19 @@ class FinetuneTask:
     def stream(self) -> StreamSpec:
         """Return what the workers read: crops with their labels."""
         settings = self.recipe.finetune
-        return StreamSpec(
-            data=self.data,
-            split="train",
-            labels=self.labels,
-            seed=self.recipe.seed + 2,
-            global_batch=settings.optimisation.batch_size,
-            epochs=settings.optimisation.epochs,
-            transform=PairedCrop(settings, PseudoLabels(self.threshold)),
-        )
-
-    def build(self, world: World) -> FinetuneTrainee:
-        """Return the network with step 1's backbone."""
-        weights = safetensors.torch.load(self.pretrained.read())
-        return FinetuneTrainee(self.recipe, weights, self.num_clusters, world)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupervisedTask:
-    """Learn the masks of a split that has them."""
-
-    recipe: Recipe
-    data: Location
-    split: str
-    """Split with masks."""
-    pretrained: Location
-    """Weights of the backbone, a safetensors object."""
-    num_categories: int
-    name: str = "finetune"
-
-    @property
-    def optimisation(self) -> Optimisation:
-        """Schedule of the stage."""
-        return self.recipe.finetune.optimisation
-
-    def stream(self) -> StreamSpec:
-        """Return what the workers read: crops with their masks."""
-        settings = self.recipe.finetune
+        labels = TrueMasks() if self.labels is None else PseudoLabels(self.threshold)
         return StreamSpec(
             data=self.data,
             split=self.split,
-            labels=None,
-            masks=True,
+            labels=self.labels,
+            masks=self.labels is None,
             seed=self.recipe.seed + 2,
             global_batch=settings.optimisation.batch_size,
             epochs=settings.optimisation.epochs,
-            transform=PairedCrop(settings, TrueMasks()),
+            transform=PairedCrop(settings, labels),
         )
 
     def build(self, world: World) -> FinetuneTrainee:
         """Return the network with the backbone's weights."""
         weights = safetensors.torch.load(self.pretrained.read())
-        return FinetuneTrainee(self.recipe, weights, self.num_categories, world, annotated=True)
+        return FinetuneTrainee(self.recipe, weights, self.num_categories, world, annotated=self.labels is None)
