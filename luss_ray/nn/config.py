@@ -15,7 +15,7 @@ from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationM
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.nn.timm_architecture import TRUNK, TimmArchitecture
 
-FORMAT = 1
+FORMAT = 2
 KnownArchitecture = ResNetArchitecture | TimmArchitecture
 RESNET = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 Form = Literal["backbone", "pretrain", "pixel-attention", "segmentation"]
@@ -88,8 +88,11 @@ class ModelConfig:
             UserError: it is of another version, or was changed by hand.
         """
         version = values.get("format")
-        if not isinstance(version, int) or version > FORMAT:
-            raise UserError(f"config.json has format {version}, this version reads up to {FORMAT}: use a newer version")
+        if version != FORMAT:
+            raise UserError(
+                f"config.json has format {version}, this version reads {FORMAT}: use the version that wrote "
+                "it, or convert the checkpoint again"
+            )
         try:
             return TypeAdapter(cls).validate_python(values.get("model"))
         except ValidationError as error:

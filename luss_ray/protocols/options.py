@@ -1,4 +1,4 @@
-"""What jobs that train ask on their command line beside the recipe; none of it changes a result."""
+"""What jobs that train ask on their command line beside recipe, data and weights; none of it changes a result."""
 
 from dataclasses import dataclass
 from pathlib import Path
