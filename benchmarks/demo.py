@@ -17,7 +17,8 @@ import faiss
 import numpy as np
 from rich.table import Table
 
-from luss_ray.clustering.kmeans import nearest_centroids, normalise_rows
+from luss_ray.clustering.kmeans import normalise_rows
+from luss_ray.clustering.nearest import nearest_centroids
 from luss_ray.core.progress import CONSOLE
 from luss_ray.data.decode import decode_image
 from luss_ray.metrics.neighbours import clustering_accuracy
@@ -39,7 +40,7 @@ def colour_accuracy(split: Split, num_clusters: int) -> float:
     rows = normalise_rows(np.sqrt(histograms))
     kmeans = faiss.Kmeans(rows.shape[1], num_clusters, niter=30, nredo=10, seed=1, max_points_per_centroid=len(rows))
     kmeans.train(rows)
-    return clustering_accuracy(nearest_centroids(rows, np.asarray(kmeans.centroids)[None])[0], split.class_ids)
+    return clustering_accuracy(nearest_centroids(rows, np.asarray(kmeans.centroids)[None]).clusters[0], split.class_ids)
 
 
 def one_seed(seed: int, storage: str, options: list[str]) -> dict[str, float]:

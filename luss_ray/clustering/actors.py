@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,9 @@ from luss_ray.core.seeds import CLUSTERS, generator
 
 log = logging.getLogger(__name__)
 _LITTLE_MEMORY = 2 << 30
+_NUM_WAVES = 2
+"""Groups of restarts that take turns, so that actors work on one while the driver moves the other's centroids. Where
+rows lie on disk all restarts share one pass, for the passes are what takes time there."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class DistributedKMeans:
     """Exact Lloyd k-means over rows that live in Ray actors.
 
     Results don't depend on the number of actors or their threads, nor on actors dying: rows are rounded to a grid on
-    which float64 sums are exact (see `grid_exponent`), a row's nearest centroid doesn't depend on the other rows, and a
-    restarted actor loads its files again. A GPU, or another processor, may round a distance differently, so that a row
-    at equal distance from two centroids may go to the other one.
+    which float64 sums are exact (see `grid_exponent`), which centroid is nearest is decided in float64 where float32
+    can't tell (see `nearest.decide`), and a restarted actor loads its files again. From the same starts another kind of
+    processor, or a GPU, gives the same bits too; the starts themselves are drawn by float32 products.
 
     Args:
         loader: picklable; file name -> rows (float32, n x C). `clustering.features.FeatureFiles` is one.
@@ -94,7 +98,7 @@ class DistributedKMeans:
         memory_bytes = _share_of_memory(len(parts)) if self.memory_bytes is None else self.memory_bytes
         self.actors = [actor.remote(self.loader, part, threads, memory_bytes, device) for part in self._parts]
         try:
-            self._describe()
+            self._describe(memory_bytes)
         except BaseException:
             self.__exit__()
             raise
@@ -106,7 +110,7 @@ class DistributedKMeans:
             ray.kill(actor)
         self.actors = []
 
-    def _describe(self) -> None:
+    def _describe(self, memory_bytes: int) -> None:
         shapes = self._from_all("describe")
         self._sizes = np.array([rows for rows, _, _ in shapes])
         self.num_rows = int(self._sizes.sum())
@@ -117,6 +121,9 @@ class DistributedKMeans:
             odd = next(name for name, width in zip(self.files, widths, strict=True) if width != widths[0])
             raise UserError(f"{odd} has another feature dimension than {self.files[0]}: delete it and extract again")
         self._exponent = grid_exponent(self.num_rows, max(largest for _, _, largest in shapes))
+        ends = np.cumsum([len(part) for part in self._parts])
+        most = 4 * widths[0] * max(sizes.sum() for sizes in np.split(self._sizes, ends[:-1]))
+        self._num_waves = _NUM_WAVES if most <= memory_bytes else 1
         self._squared_norm = sum(self._from_all("squared_norms", self._exponent))
 
     def _from_all(self, method: str, *arguments: object) -> list:
@@ -161,41 +168,43 @@ class DistributedKMeans:
         self._num_fits += 1
         centroids = self._starts(self._sample(seed, max(k, sample_rows or sample_size(k))), k, seed, restarts)
         best, last = centroids.copy(), np.full(restarts, np.inf)
-        active, history, dropped_at = np.arange(restarts), [], np.full(restarts, -1)
+        history, dropped_at = [], np.full(restarts, -1)
+        parts = np.array_split(np.arange(restarts), min(restarts, self._num_waves))
+        waves = deque(self._submit(part, centroids[part]) for part in parts)
         for iteration in range(iterations + 1):
-            part = self._pass(active, centroids[active])
-            inertia = inertias(part, centroids[active], self._squared_norm)
-            fall = last[active] - inertia
-            better = fall >= 0
-            best[active[better]] = centroids[active[better]]
-            moved, num_empty = move_centroids(part, centroids[active])
-            going = (num_empty > 0) | (fall > tolerance * inertia)
-            last[active] = np.minimum(inertia, last[active])
-            if drop_hopeless and iteration > 0:
-                hopeless = (num_empty == 0) & (inertia - (iterations - iteration) * fall > last.min())
-                dropped_at[active[going & hopeless]] = iteration
-                going &= ~hopeless
-            centroids[active] = moved
-            active = active[going]
+            for _ in range(len(waves)):
+                active, answers = waves.popleft()
+                part = ClusterSums.total(_get([answer])[0] for answer in answers)
+                inertia = inertias(part, centroids[active], self._squared_norm)
+                fall = last[active] - inertia
+                better = active[fall >= 0]
+                best[better] = centroids[better]
+                centroids[active], num_empty = move_centroids(part, centroids[active])
+                going = (num_empty > 0) | (fall > tolerance * inertia)
+                last[active] = np.minimum(inertia, last[active])
+                if drop_hopeless and iteration > 0:
+                    hopeless = (num_empty == 0) & (inertia - (iterations - iteration) * fall > last.min())
+                    dropped_at[active[going & hopeless]] = iteration
+                    going &= ~hopeless
+                if iteration < iterations and going.any():
+                    waves.append(self._submit(active[going], centroids[active[going]]))
             history.append(last.tolist())
-            log.info("k-means iteration %d: best inertia %.6g, %d restarts go on", iteration, last.min(), len(active))
+            num_going = sum(len(active) for active, _ in waves)
+            log.info("k-means iteration %d: best inertia %.6g, %d restarts go on", iteration, last.min(), num_going)
             if callback is not None:
                 callback(iteration, history[-1])
-            if not len(active):
+            if not waves:
                 break
         winner = int(last.argmin())
         dropped = [None if at < 0 else int(at) for at in dropped_at]
         return KMeansResult(best[winner], float(last[winner]), winner, history, dropped, self.num_rows)
 
-    def _pass(self, restarts: Int64[np.ndarray, " R"], centroids: Float32[np.ndarray, "R k C"]) -> ClusterSums:
-        """Sum over all actors; one answer at a time is held here beside the total."""
+    def _submit(
+        self, restarts: Int64[np.ndarray, " R"], centroids: Float32[np.ndarray, "R k C"]
+    ) -> tuple[Int64[np.ndarray, " R"], list]:
+        """Ask every actor for a pass of some restarts; return these and where the answers will be."""
         shared = ray.put(centroids)
-        waiting = [actor.step.remote(self._exponent, self._num_fits, restarts, shared) for actor in self.actors]
-        total = ClusterSums.zeros(*centroids.shape)
-        while waiting:
-            (answer,) = _get([waiting.pop(0)])
-            total += answer
-        return total
+        return restarts, [actor.step.remote(self._exponent, self._num_fits, restarts, shared) for actor in self.actors]
 
     def _sample(self, seed: int, num: int) -> Float32[np.ndarray, "m C"]:
         chosen = np.arange(self.num_rows)

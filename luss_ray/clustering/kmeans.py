@@ -1,5 +1,6 @@
 """The arithmetic of exact Lloyd k-means, arranged so that sums are the same in any order and on any machine."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +9,6 @@ from scipy.sparse import csr_array
 
 from luss_ray.core.errors import UserError
 
-TILE_ROWS = 2048
-"""Rows that meet centroids in one matrix product."""
-TILE_COLUMNS = 4096
-"""Centroids that rows meet in one matrix product, at most, unless one restart has more."""
 _ROUNDED_AT_ONCE = 8192
 _MOST_SAMPLED = 16_384
 _SPLIT = 1 / 1024
@@ -74,45 +71,20 @@ class ClusterSums:
         self.sums = np.concatenate([self.sums, np.zeros((missing, *self.sums.shape[1:]))])
         self.sizes = np.concatenate([self.sizes, np.zeros((missing, self.sizes.shape[1]), np.int64)])
 
+    @classmethod
+    def total(cls, parts: Iterable["ClusterSums"]) -> "ClusterSums":
+        """Return the sum of at least one, which stay as they are; one at a time is looked at."""
+        parts = iter(parts)
+        first = next(parts)
+        whole = cls(first.sums.copy(), first.sizes.copy())
+        for part in parts:
+            whole += part
+        return whole
+
     def __iadd__(self, other: "ClusterSums") -> "ClusterSums":
         self.sums += other.sums
         self.sizes += other.sizes
         return self
-
-
-def half_norms(centroids: Float32[np.ndarray, "R k C"]) -> Float32[np.ndarray, "R k"]:
-    """Return half of each centroid's squared norm."""
-    wide = centroids.astype(np.float64)
-    return (np.einsum("rkc,rkc->rk", wide, wide) / 2).astype(np.float32)
-
-
-def nearest_centroids(
-    rows: Float32[np.ndarray, "n C"], centroids: Float32[np.ndarray, "R k C"]
-) -> Int32[np.ndarray, "R n"]:
-    """Return the number of the centroid nearest to each row (Euclidean; the first of equals), for R sets of centroids.
-
-    Several sets share one matrix product. It runs in tiles from the first row on, so that a row meets the same
-    arithmetic whatever other rows there are elsewhere; float32, on NumPy's BLAS and in this thread alone where that was
-    told so. Measured beside faiss' own search in benchmarks/RESULTS.md.
-
-    Args:
-        rows: C-contiguous.
-        centroids: C-contiguous.
-    """
-    num_restarts, k, width = centroids.shape
-    norms, together = half_norms(centroids), max(1, TILE_COLUMNS // k)
-    nearest = np.empty((num_restarts, len(rows)), np.int32)
-    buffer = np.empty(min(len(rows), TILE_ROWS) * min(num_restarts, together) * k, np.float32)
-    for start in range(0, len(rows), TILE_ROWS):
-        tile = rows[start : start + TILE_ROWS]
-        for first in range(0, num_restarts, together):
-            some = slice(first, min(first + together, num_restarts))
-            columns = (some.stop - first) * k
-            scores = buffer[: len(tile) * columns].reshape(len(tile), columns)
-            np.matmul(tile, centroids[some].reshape(columns, width).T, out=scores)
-            scores -= norms[some].reshape(columns)
-            nearest[some, start : start + len(tile)] = scores.reshape(len(tile), -1, k).argmax(axis=2).T
-    return nearest
 
 
 def move_members(
@@ -145,9 +117,9 @@ def inertias(
         centroids: those that the rows were assigned to.
         squared_norm: sum of all rows' squared norms.
     """
-    wide = centroids.astype(np.float64)
-    crossed = np.einsum("rkc,rkc->r", wide, part.sums)
-    return np.maximum(squared_norm - 2 * crossed + np.einsum("rk,rkc,rkc->r", part.sizes, wide, wide), 0)
+    crossed = np.einsum("rkc,rkc->r", centroids, part.sums)
+    squared = np.einsum("rkc,rkc->rk", centroids, centroids, dtype=np.float64)
+    return np.maximum(squared_norm - 2 * crossed + (part.sizes * squared).sum(axis=1), 0)
 
 
 def move_centroids(
@@ -163,8 +135,8 @@ def move_centroids(
         centroids: those that the rows were assigned to.
     """
     sizes = part.sizes.copy()
-    means = (part.sums / np.maximum(sizes, 1)[..., None]).astype(np.float32)
-    moved = np.where(sizes[..., None] > 0, means, centroids)
+    moved = centroids.copy()
+    np.divide(part.sums, sizes[..., None], out=moved, where=sizes[..., None] > 0, casting="same_kind")
     signs = np.where(np.arange(centroids.shape[-1]) % 2, -1, 1) * _SPLIT
     for restart, empty in zip(*np.nonzero(part.sizes == 0), strict=True):
         largest = sizes[restart].argmax()

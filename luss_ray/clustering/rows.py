@@ -11,18 +11,19 @@ import threadpoolctl
 from jaxtyping import Float32, Integer
 
 from luss_ray.clustering.groups import DeviceGroup, Group
-from luss_ray.clustering.kmeans import TILE_ROWS, ClusterSums, Sample, round_to_grid
+from luss_ray.clustering.kmeans import ClusterSums, Sample, round_to_grid
 
 Loader = Callable[[str], Float32[np.ndarray, "n C"]]
 """File name -> rows."""
-_GROUP_ROWS = {"cpu": 8 * TILE_ROWS, "cuda": 1 << 20}
+_GROUP_ROWS = {"cpu": 1 << 14, "cuda": 1 << 20}
 
 
 class FeatureRows:
     """Rows of some feature files, loaded when first asked for; every answer is a pure function of the arguments.
 
     So an actor that was restarted answers as if it had not been. Between passes an actor remembers in which cluster
-    each row was, and adds up only those that have moved: the sums are exact, so they are the same as if added up anew.
+    each row was, looks only where that can have changed, and adds up only the rows that have moved. Which centroid is
+    nearest is decided exactly and the sums are exact, so they are the same as if all was worked out anew.
 
     Args:
         loader: file name -> rows, float32 and finite.
@@ -43,6 +44,7 @@ class FeatureRows:
         self._exponent: int | None = None
         self._fit: int | None = None
         self._totals = ClusterSums.zeros(0, 0, 0)
+        self._centroids: dict[int, Float32[np.ndarray, "k C"]] = {}
 
     def describe(self) -> list[tuple[int, int, float]]:
         """Return (rows, dimensions, largest absolute entry) of each file."""
@@ -69,26 +71,33 @@ class FeatureRows:
         Args:
             exponent: of `grid_exponent`.
             fit: number of the clustering that this pass belongs to.
-            restarts: numbers of the restarts that go on.
+            restarts: their numbers, ascending.
             centroids: of these.
         """
         self._on_grid(exponent)
         if fit != self._fit:
-            self._fit, self._totals = fit, ClusterSums.zeros(0, *centroids.shape[1:])
+            self._fit, self._totals, self._centroids = fit, ClusterSums.zeros(0, *centroids.shape[1:]), {}
             for group in self._groups:
                 group.forget()
         self._totals.grow(1 + int(restarts.max()))
+        changed = np.ones(centroids.shape[:2], bool)
+        for place, number in enumerate(restarts.tolist()):
+            if number in self._centroids:
+                changed[place] = (centroids[place] != self._centroids[number]).any(axis=1)
+            self._centroids[number] = centroids[place].copy()
         adding = threading.Lock()
 
         def work(group: Group) -> None:
-            for number, moved in zip(restarts.tolist(), group.move(restarts, centroids), strict=True):
+            for number, moved in zip(restarts.tolist(), group.move(restarts, centroids, changed), strict=True):
                 with adding:
                     self._totals.sums[number] += moved.sums
                     self._totals.sizes[number] += moved.sizes
 
         for _ in self._pool.map(work, self._groups):
             pass
-        return ClusterSums(self._totals.sums[restarts], self._totals.sizes[restarts])
+        run = slice(int(restarts[0]), int(restarts[-1]) + 1)
+        some = run if run.stop - run.start == len(restarts) else restarts  # neighbours need no copy
+        return ClusterSums(self._totals.sums[some], self._totals.sizes[some])
 
     def _load(self) -> list[Float32[np.ndarray, "_ C"]]:
         if not self._rows:
@@ -117,7 +126,7 @@ class FeatureRows:
 
 
 def _grouped(files: list[Float32[np.ndarray, "_ C"]], most: int) -> Iterator[list[Float32[np.ndarray, "_ C"]]]:
-    """Yield neighbours together, at most `most` rows, large files cut after whole tiles."""
+    """Yield neighbours together, at most `most` rows, large files in parts."""
     pieces = [rows[start : start + most] for rows in files for start in range(0, len(rows), most)]
     ends = itertools.accumulate(len(piece) for piece in pieces)
     numbered = zip(pieces, ends, strict=True)

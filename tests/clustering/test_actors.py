@@ -108,7 +108,7 @@ def test_clusters_are_found(reference: KMeansResult, loader: FeatureFiles, label
     assert clustering_accuracy(distances.argmin(axis=1), labels) > 90
     assert reference.inertia == pytest.approx(distances.min(axis=1).sum(), rel=1e-6)
     true_inertia = sum(len(own) * own.var(axis=0).sum() for own in (rows[labels == k] for k in range(NUM_CLUSTERS)))
-    assert reference.inertia <= true_inertia, "no worse than the clusters that the rows were drawn from"
+    assert reference.inertia <= true_inertia * (1 + 1e-9), "no worse than the clusters that the rows were drawn from"
     assert reference.inertia == min(reference.history[-1]) == reference.history[-1][reference.restart]
     assert (np.diff(reference.history, axis=0) <= 0).all()
 

@@ -1,23 +1,22 @@
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 import sklearn.cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luss_ray.clustering.groups import DeviceGroup, Group
+from luss_ray.clustering.groups import Group
 from luss_ray.clustering.kmeans import (
     ClusterSums,
     Sample,
     grid_exponent,
     inertias,
     move_centroids,
-    nearest_centroids,
     normalise_rows,
     round_to_grid,
 )
+from luss_ray.clustering.nearest import nearest_centroids
 from luss_ray.core.errors import UserError
 
 
@@ -29,7 +28,8 @@ def on_grid(seed: int, n: int = 500, dims: int = 8) -> np.ndarray:
 
 def assign_and_sum(rows: np.ndarray, centroids: np.ndarray) -> ClusterSums:
     """One pass over rows that were in no cluster."""
-    moved = list(Group([rows]).move(np.arange(len(centroids)), centroids))
+    everything = np.ones(centroids.shape[:2], bool)
+    moved = list(Group([rows]).move(np.arange(len(centroids)), centroids, everything))
     return ClusterSums(np.stack([part.sums for part in moved]), np.stack([part.sizes for part in moved]))
 
 
@@ -59,41 +59,6 @@ def test_grid_keeps_float16_and_large_entries_whole() -> None:
     rounded = rows.copy()
     round_to_grid(rounded, grid_exponent(1_300_000, 8.0))
     np.testing.assert_array_equal(rounded, rows)
-
-
-@pytest.mark.parametrize("tile_rows, tile_columns", [(2048, 4096), (64, 14), (7, 1)])
-def test_nearest_is_the_nearest_across_tiles(
-    tile_rows: int, tile_columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("luss_ray.clustering.kmeans.TILE_ROWS", tile_rows)
-    monkeypatch.setattr("luss_ray.clustering.kmeans.TILE_COLUMNS", tile_columns)
-    rows, centroids = on_grid(0), np.stack([on_grid(seed, 7) for seed in (1, 2, 3)])
-    distances = ((rows[None, :, None].astype(float) - centroids[:, None]) ** 2).sum(axis=3)
-    np.testing.assert_array_equal(nearest_centroids(rows, centroids), distances.argmin(axis=2))
-    _, found = faiss.knn(rows, centroids[1], 1)
-    np.testing.assert_array_equal(nearest_centroids(rows, centroids)[1], found[:, 0])
-    assert nearest_centroids(rows[:0], centroids).shape == (3, 0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 1000), st.sampled_from([Group, DeviceGroup])
-)
-def test_rows_that_move_add_up_to_the_sums_of_all(sizes: list[int], seed: int, on_device: bool) -> None:
-    """Pass after pass only changes are added, bit by bit the same as adding all rows; on a device of torch too."""
-    rows = on_grid(seed, sum(sizes))
-    pieces = np.split(rows, np.cumsum(sizes)[:-1])
-    group = DeviceGroup(pieces, "cpu") if on_device else Group(pieces)
-    total = ClusterSums.zeros(3, 4, 8)
-    for number, restarts in enumerate(([0, 1, 2], [0, 2], [2])):
-        chosen = np.array(restarts)
-        centroids = np.stack([on_grid(100 * seed + 10 * number + r, 4) for r in restarts])
-        for restart, moved in zip(restarts, group.move(chosen, centroids), strict=True):
-            total.sums[restart] += moved.sums
-            total.sizes[restart] += moved.sizes
-        anew = assign_and_sum(rows, centroids)
-        np.testing.assert_array_equal(total.sums[chosen], anew.sums)
-        np.testing.assert_array_equal(total.sizes[chosen], anew.sizes)
 
 
 def test_sums_sizes_and_inertia_of_several_restarts() -> None:
@@ -149,7 +114,7 @@ def test_start_draws_rows_far_apart(products_at_once: int, monkeypatch: pytest.M
     rows = np.repeat(centres, 50, axis=0) + np.random.default_rng(0).normal(0, 0.01, (300, 6)).astype(np.float32)
     for seed in range(5):
         start = Sample(rows).plus_plus(np.random.default_rng(seed).random((6, 3)))
-        assert sorted(nearest_centroids(start, centres[None])[0]) == [0, 1, 2, 3, 4, 5]
+        assert sorted(nearest_centroids(start, centres[None]).clusters[0]) == [0, 1, 2, 3, 4, 5]
         assert all((rows == row).all(axis=1).any() for row in start)
 
 

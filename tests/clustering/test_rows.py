@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luss_ray.clustering.kmeans import ClusterSums, nearest_centroids, round_to_grid
+from luss_ray.clustering.kmeans import ClusterSums, round_to_grid
+from luss_ray.clustering.nearest import nearest_centroids
 from luss_ray.clustering.rows import FeatureRows
 
 EXPONENT = -40
@@ -32,7 +33,7 @@ def test_answers_are_those_of_all_files_in_order(files: dict[str, np.ndarray], m
     assert max(largest for _, _, largest in held.describe()) == np.abs(whole).max()
     round_to_grid(whole, EXPONENT)
     assert sum(held.squared_norms(EXPONENT)) == pytest.approx((whole.astype(np.float64) ** 2).sum())
-    nearest = nearest_centroids(whole, centroids[None])[0]
+    nearest = nearest_centroids(whole, centroids[None]).clusters[0]
     found = step(held, centroids[None])
     for cluster in range(4):
         members = whole[nearest == cluster].astype(np.float64)
