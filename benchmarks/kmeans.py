@@ -1,6 +1,7 @@
 """K-means beside faiss' and scikit-learn's, on features like real ones.
 
-`uv run benchmarks/kmeans.py [--cells 200000x512x300 …] [--rounds 3] [--quick] [--json FILE]`
+`uv run benchmarks/kmeans.py [--cells 200000x512x300 …] [--rounds 3] [--without-sklearn] [--quick]
+[--json FILE]`
 
 A cell is rows x dimensions x clusters. Rows are drawn from 500 overlapping clusters of unequal sizes and widths whose
 spectrum falls off, and have length 1. All contenders have the same cores: ours are two actors of one thread each, which
@@ -101,7 +102,20 @@ def _multiply(width: int) -> float:
         return times * 2 * 4096 * 2048 * width / (time.perf_counter() - started)
 
 
-def measure_cell(num_rows: int, width: int, k: int, rounds: int) -> dict[str, list[float]]:
+def beside_sklearn(rows: np.ndarray, k: int, seed: int, our_time: float, our_centroids: np.ndarray) -> dict[str, float]:
+    """Return the ratios to scikit-learn's two."""
+    lloyd = sklearn.cluster.KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0, random_state=seed)
+    batches = sklearn.cluster.MiniBatchKMeans(k, random_state=seed)
+    ratios = {}
+    with threadpoolctl.threadpool_limits(2):
+        for name, peer in (("sklearn", lloyd), ("minibatch", batches)):
+            seconds, found = timed(lambda peer=peer: peer.fit(rows).cluster_centers_)
+            ratios[f"vs_{name}"] = seconds / our_time
+            ratios[f"objective_vs_{name}"] = objective(rows, our_centroids) / objective(rows, found)
+    return ratios
+
+
+def measure_cell(num_rows: int, width: int, k: int, rounds: int, *, sklearn_too: bool) -> dict[str, list[float]]:
     """Return the ratios of one cell, a value a round."""
     rows, ratios = make_features(num_rows, width), defaultdict(list)
     one_flops = 2.0 * num_rows * width * k
@@ -130,21 +144,9 @@ def measure_cell(num_rows: int, width: int, k: int, rounds: int) -> dict[str, li
             note("vs_faiss_equal_work", theirs / equal)
             note("efficiency_1_to_2", alone / equal / 2)
             note("of_gemm_floor", equal * rate_2 / (one_flops * RESTARTS * ITERATIONS))
-            with threadpoolctl.threadpool_limits(2):
-                sklearn_time, found = timed(
-                    lambda: (
-                        sklearn.cluster.KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0, random_state=number)  # noqa: B023
-                        .fit(rows)
-                        .cluster_centers_
-                    )
-                )
-                note("vs_sklearn", sklearn_time / single)
-                note("objective_vs_sklearn", objective(rows, found_1) / objective(rows, found))
-                batches_time, found = timed(
-                    lambda: sklearn.cluster.MiniBatchKMeans(k, random_state=number).fit(rows).cluster_centers_  # noqa: B023
-                )
-                note("vs_minibatch", batches_time / single)
-                note("objective_vs_minibatch", objective(rows, found_1) / objective(rows, found))
+            if sklearn_too:
+                for name, value in beside_sklearn(rows, k, number, single, found_1).items():
+                    note(name, value)
     published_time, published = timed(lambda: by_faiss(rows, k, PUBLISHED_RESTARTS))
     note("vs_published_time", best_time / published_time)
     note("objective_vs_published", objective(rows, best) / objective(rows, published))
@@ -156,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=CELLS, metavar="ROWSxDIMSxK")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-sklearn", action="store_true", help="leave out the contenders that take longest")
     parser.add_argument("--quick", action="store_true", help="one round of one small cell")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -166,7 +169,7 @@ def main() -> None:
     for cell in cells:
         CONSOLE.print(cell)
         num_rows, width, k = (int(number) for number in cell.split("x"))
-        measured[cell] = measure_cell(num_rows, width, k, rounds)
+        measured[cell] = measure_cell(num_rows, width, k, rounds, sklearn_too=not given.without_sklearn)
     table = Table("", *measured)
     for name in measured[cells[0]]:
         table.add_row(name, *(_spread(ratios[name]) for ratios in measured.values()))

@@ -2,7 +2,8 @@
 
 IN is a checkpoint (.pth, .pth.tar, .safetensors) of the published systems, of torchvision or of this project, a run of
 jobs/pass.py, or a folder that this program wrote. OUT is a new folder, which gets model.safetensors and config.json,
-or a new file (.pth or .safetensors), which gets the backbone alone under torchvision's names.
+or a new file: .pth or .safetensors for the backbone alone under torchvision's names, .onnx or .pt2 (torch.export) for
+the graph of a finished run's segmentation network, compared with the network before it is written.
 """
 
 import enum
@@ -24,6 +25,7 @@ from luss_ray.storage.uri import Location, json_bytes
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 FILES = (".pth", SAFETENSORS)
+GRAPHS = (".onnx", ".pt2")
 
 
 class Stage(enum.Enum):
@@ -41,12 +43,14 @@ class Options:
     source: tyro.conf.Positional[str]
     """A checkpoint file, a run's folder, or a folder that this program wrote; here or in s3://."""
     out: tyro.conf.Positional[str]
-    """A new folder for model.safetensors and config.json; or a new .pth or .safetensors for the backbone alone, with
-    torchvision's names."""
+    """A new folder for model.safetensors and config.json; a new .pth or .safetensors for the backbone alone, with
+    torchvision's names; or a new .onnx or .pt2 for a finished run's graph."""
     stage: Stage = Stage.PRETRAIN
     """Which model of a run."""
     d16: bool = False
     """The checkpoint's last stage is dilated, which its entries don't tell."""
+    size_px: int | None = None
+    """Height and width of a graph's images, where they are to be fixed."""
 
 
 def read(options: Options) -> tuple[dict[str, Tensor], ModelConfig, WeightsFile]:
@@ -76,6 +80,17 @@ def write(state: dict[str, Tensor], config: ModelConfig, weights: WeightsFile, o
     _publish(out, CONFIG, json_bytes({**config.to_json(), "source": origin}))
 
 
+def write_graph(options: Options, out: Location) -> None:
+    """Write the graph of a finished run, or of its model/ folder."""
+    from luss_ray.export.graph import graph_bytes
+    from luss_ray.export.segmenter import load
+
+    model = load(options.source)
+    content, sizes = graph_bytes(model, f".{out.path.rpartition('.')[2]}", fixed_px=options.size_px)
+    _publish(out.parent, out.path.rpartition("/")[2], content)
+    CONSOLE.print(f"{model.config.model.architecture.about}, {len(model.names)} outputs, images of {sizes}\n{out.uri}")
+
+
 def _file(state: dict[str, Tensor], out: Location) -> bytes:
     if out.path.endswith(SAFETENSORS):
         return safetensors.torch.save(state)
@@ -92,6 +107,9 @@ def _publish(folder: Location, name: str, data: bytes) -> None:
 def main(options: Options) -> None:
     """Convert, and say what it was."""
     out = Location.parse(options.out)
+    if out.path.endswith(GRAPHS):
+        write_graph(options, out)
+        return
     state, config, weights = read(options)
     left_out = config.check(state)
     write({name: value for name, value in state.items() if name not in left_out}, config, weights, out)

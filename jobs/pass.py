@@ -14,7 +14,6 @@ from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.order import Stage
 from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
-from luss_ray.train import cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,10 @@ def main() -> None:
     """Run PASS and print where its results are."""
     options, recipe = parse(Options, sys.argv[1:], program="pass.py", about=__doc__ or "")
     storage = Location.parse(options.storage)
-    data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
+    data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     # Imported once the command line is known to be right: it takes seconds.
-    from luss_ray.protocols.unsupervised import run_pass
+    from luss_ray.protocols import plan
+    from luss_ray.protocols.unsupervised import plan_pass, run_pass
     from luss_ray.protocols.weights import find_weights
     from luss_ray.report.collect import REPORT, RESULT
 
@@ -50,12 +50,15 @@ def main() -> None:
         folder=storage / (options.name or recipe.recipe_name),
         recipe=recipe,
         data=data,
-        connect=lambda: cluster.connect(options.log, options.num_workers),
+        connect=options.connect,
         limits=options.limits(len(data.split("train"))),
         weights=None if weights is None else weights.sha256,
         track=options.track,
         reuse=None if options.reuse is None else Location.parse(options.reuse),
     )
+    if options.dry_run:
+        plan.show(whole, plan_pass(whole, options.protocol, weights))
+        return
     result = run_pass(whole, options.until, options.protocol, weights)
     CONSOLE.print(f"\nresult  {whole.folder / RESULT}\nreport  {whole.folder / REPORT}")
     if result["threshold"]:

@@ -11,14 +11,17 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from luss_ray.core.errors import UserError
-from luss_ray.data.colour import ColourSpec
+from luss_ray.data.colour import STD, ColourSpec
 from luss_ray.data.crops import CropSpec
+from luss_ray.nn.heads import SegmentationHead
 from luss_ray.nn.resnet import ARCHITECTURES, ResNetArchitecture, resnet_tiny
+from luss_ray.nn.rf_next import PREFIX as RF_NEXT
+from luss_ray.nn.rf_next import RFMode, RFNextArchitecture
 from luss_ray.nn.timm_architecture import PREFIX as TIMM
 from luss_ray.nn.timm_architecture import TimmArchitecture
 
 TINY = "tiny"
-BACKBONES = (*ARCHITECTURES, TINY, f"{TIMM}NAME")
+BACKBONES = (*ARCHITECTURES, TINY, f"{TIMM}NAME", f"{RF_NEXT}NAME")
 
 
 def _require(holds: bool, field_name: str, value: object, wanted: str) -> None:
@@ -33,6 +36,8 @@ class Optimiser(enum.Enum):
     """Momentum SGD, each layer's rate scaled by the ratio of its weight and gradient norms (published)."""
     SGD = "sgd"
     """Plain momentum SGD."""
+    ADAMW = "adamw"
+    """Adam with decoupled weight decay, none for parameters of one dimension; layers may have rates of their own."""
 
 
 class ThresholdChoice(enum.Enum):
@@ -49,7 +54,12 @@ class Backbone:
     """The network that turns images into features."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--backbone"], metavar="|".join(BACKBONES))] = "resnet50"
-    """Which network; D16 has features of stride 16, `timm:NAME` is any model of timm that gives maps of four stages."""
+    """Which network; D16 has features of stride 16, `timm:NAME` is any model of timm that gives maps of four stages,
+    `rf-next:NAME` a ConvNeXt of timm that searches its receptive fields."""
+    drop_path: float = 0.0
+    """Chance with which a block is left out for an image in training; only models of timm have it."""
+    rf_mode: RFMode = RFMode.SEARCH
+    """What the receptive fields do; only `rf-next:` asks."""
     widths: tuple[int, int, int, int] = (12, 24, 32, 24)
     """Planes of the four stages, which have four times as many channels; only `tiny` asks."""
     num_blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
@@ -58,8 +68,15 @@ class Backbone:
     """Strides of the four stages, after a first convolution of stride 2; only `tiny` asks."""
 
     def __post_init__(self) -> None:
-        known = self.name in (*ARCHITECTURES, TINY) or self.name.startswith(TIMM)
+        known = self.name in (*ARCHITECTURES, TINY) or self.name.startswith((TIMM, RF_NEXT))
         _require(known, "backbone", self.name, f"one of {', '.join(BACKBONES)}")
+        _require(0 <= self.drop_path < 1, "backbone.drop_path", self.drop_path, "0 or more, below 1")
+        _require(
+            not self.drop_path or self.name.startswith((TIMM, RF_NEXT)),
+            "backbone.drop_path",
+            self.drop_path,
+            f"0 for {self.name}",
+        )
 
     def architecture(self) -> ResNetArchitecture | TimmArchitecture:
         """Return the shape of the network.
@@ -70,7 +87,9 @@ class Backbone:
         if self.name == TINY:
             return resnet_tiny(widths=self.widths, num_blocks=self.num_blocks, strides=self.strides)
         if self.name.startswith(TIMM):
-            return TimmArchitecture(self.name.removeprefix(TIMM))
+            return TimmArchitecture(self.name.removeprefix(TIMM), self.drop_path)
+        if self.name.startswith(RF_NEXT):
+            return RFNextArchitecture(self.name.removeprefix(RF_NEXT), self.drop_path, self.rf_mode)
         return ARCHITECTURES[self.name]
 
 
@@ -107,6 +126,23 @@ class Crops:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerRates:
+    """Learning rates that fall from the last layer to the first; only AdamW has them."""
+
+    decay: float = 1.0
+    """A layer has so many times the rate of the next one; 1 = all have the same."""
+    rf_decay: float = 1.0
+    """The same for what receptive-field convolutions learn: branch weights, and kernels whose dilation has grown."""
+    rf_multiplier: float = 1.0
+    """Their rate in the last layer, times the schedule's."""
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "rf_decay"):
+            _require(0 < getattr(self, name) <= 1, f"layers.{name}", getattr(self, name), "above 0, at most 1")
+        _require(self.rf_multiplier > 0, "layers.rf_multiplier", self.rf_multiplier, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimisation:
     """The schedule of one training stage; all of it is counted in global steps, so the world size changes nothing."""
 
@@ -120,17 +156,33 @@ class Optimisation:
     """Learning rate at the end of the cosine."""
     warmup_steps: int = 0
     """Steps at the start over which the rate grows linearly from 0."""
+    warmup_epochs: float = 0.0
+    """The same in epochs; they add up."""
     optimiser: Optimiser = Optimiser.LARC
     """Update rule."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-6
-    """L2 penalty of SGD."""
+    """L2 penalty of SGD, weight decay of AdamW."""
+    layers: LayerRates = field(default_factory=LayerRates)
+    """Rates of the layers."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 images")
         _require(self.lr > 0 and self.final_lr >= 0, "lr", self.lr, "positive")
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
+        layered = self.layers != LayerRates()
+        _require(
+            not layered or self.optimiser is Optimiser.ADAMW,
+            "layers",
+            self.layers,
+            "left alone without --…optimiser adamw",
+        )
+
+    def num_warmup_steps(self, steps_per_epoch: float) -> int:
+        """Return the steps over which the rate grows."""
+        return self.warmup_steps + round(self.warmup_epochs * steps_per_epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +298,22 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """When receptive fields move on; only a backbone of `rf-next:` in the mode `search` asks."""
+
+    every_epochs: int = 10
+    """Epochs between two searches."""
+    times: int = 3
+    """Searches in all."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 1, "search.every_epochs", self.every_epochs, "at least 1")
+        _require(self.times >= 0, "search.times", self.times, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Step 3: backbone and classifier train on the pseudo-labels."""
+    """Step 3: backbone and classifier train on the pseudo-labels, or on masks."""
 
     freeze_backbone: bool = False
     """Whether the classifier alone is trained."""
@@ -256,6 +322,14 @@ class Finetune:
     """Side of the crop taken from image and label together."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a crop covers."""
+    colour: ColourSpec = field(default_factory=lambda: ColourSpec(jitter_p=0.0, grey_p=0.0, blur_p=0.0, std=STD))
+    """Colour changes."""
+    head: SegmentationHead = field(default_factory=SegmentationHead)
+    """The classifier."""
+    loss_upsampling: int = 0
+    """The loss is taken at so many times the logits' resolution; 0 = at half of the labels' (published for PASS)."""
+    search: Search = field(default_factory=Search)
+    """Of receptive fields."""
 
 
 @dataclass(frozen=True, kw_only=True)

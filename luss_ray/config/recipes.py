@@ -10,6 +10,7 @@ from luss_ray.config.recipe import (
     Crops,
     Finetune,
     Labels,
+    LayerRates,
     Optimisation,
     Optimiser,
     Pretrain,
@@ -18,7 +19,9 @@ from luss_ray.config.recipe import (
     Recipe,
     Threshold,
 )
-from luss_ray.data.colour import ColourSpec
+from luss_ray.data.colour import STD, ColourSpec
+from luss_ray.nn.heads import SegmentationHead
+from luss_ray.nn.rf_next import RFMode
 
 
 def imagenet_s_50() -> Recipe:
@@ -113,6 +116,75 @@ def demo_hard() -> Recipe:
     )
 
 
+def _semi(
+    name: str,
+    backbone: Backbone,
+    head: SegmentationHead,
+    *,
+    lr: float,
+    layers: LayerRates,
+    weight_decay: float = 0.05,
+) -> Recipe:
+    """Return a recipe of ImageNetSegModel: fine-tuning on the annotated images, with jobs/finetune.py."""
+    optimisation = Optimisation(
+        epochs=100,
+        lr=lr,
+        final_lr=1e-6,
+        warmup_epochs=5,
+        optimiser=Optimiser.ADAMW,
+        weight_decay=weight_decay,
+        layers=layers,
+    )
+    return Recipe(
+        recipe_name=f"semi-{name}",
+        backbone=backbone,
+        finetune=Finetune(
+            optimisation=optimisation,
+            scale=(0.14, 1.0),
+            colour=ColourSpec(std=STD),
+            head=head,
+            loss_upsampling=2,
+        ),
+    )
+
+
+def _semi_vit(name: str, model: str, *, lr: float, decay: float) -> Recipe:
+    head = SegmentationHead(norm=True, std=2e-5)
+    backbone = Backbone(name=f"timm:{model}", drop_path=0.1)
+    return _semi(name, backbone, head, lr=lr, layers=LayerRates(decay=decay))
+
+
+def _semi_resnet(name: str, model: str, *, decay: float) -> Recipe:
+    head, layers = SegmentationHead(upsampling=2), LayerRates(decay=decay)
+    return _semi(name, Backbone(name=model), head, lr=5e-4, layers=layers, weight_decay=5e-4)
+
+
+def _semi_convnext(name: str, backbone: Backbone, layers: LayerRates) -> Recipe:
+    return _semi(name, backbone, SegmentationHead(norm=True, patch=4, std=0.02), lr=2.5e-4, layers=layers)
+
+
+def _semi_rf_convnext(mode: RFMode, *, decay: float = 0.6, rf_decay: float = 0.9, drop_path: float = 0.2) -> Recipe:
+    backbone = Backbone(name="rf-next:convnext_tiny", drop_path=drop_path, rf_mode=mode)
+    layers = LayerRates(decay=decay, rf_decay=rf_decay, rf_multiplier=10.0)
+    return _semi_convnext(f"rf-convnext-t-{mode.value}", backbone, layers)
+
+
+_VIT_S, _VIT_B = "vit_small_patch16_224", "vit_base_patch16_224"
+SEMI_SUPERVISED: tuple[Recipe, ...] = (
+    _semi_vit("vit-b16", _VIT_B, lr=5e-4, decay=0.6),
+    _semi_vit("vit-b16-supervised", _VIT_B, lr=1e-4, decay=0.4),
+    _semi_vit("vit-s16", _VIT_S, lr=5e-4, decay=0.5),
+    _semi_resnet("resnet50", "resnet50", decay=0.4),
+    _semi_resnet("resnet50-d16", "resnet50-d16", decay=0.45),
+    _semi_convnext("convnext-t", Backbone(name="timm:convnext_tiny", drop_path=0.2), LayerRates(decay=0.6)),
+    _semi_rf_convnext(RFMode.SEARCH),
+    _semi_rf_convnext(RFMode.SINGLE),
+    _semi_rf_convnext(RFMode.MULTIPLE, decay=0.55, drop_path=0.1),
+    _semi_rf_convnext(RFMode.MERGE, decay=0.55, rf_decay=1.0),
+)
+"""Those of ImageNetSegModel (https://github.com/LUSSeg/ImageNetSegModel), for jobs/finetune.py: its networks, rates and
+augmentation. `-supervised` is for weights that have seen class labels; `vit-s16` is the same for both kinds."""
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
     "pass-plus": pass_plus,
@@ -120,4 +192,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet-s-50": imagenet_s_50,
     "imagenet-s-300": imagenet_s_300,
     "imagenet-s-919": imagenet_s_919,
+    **{recipe.recipe_name: lambda recipe=recipe: recipe for recipe in SEMI_SUPERVISED},
 }

@@ -35,4 +35,4 @@ def uniforms(
     return out
 
 
-CROPS, COLOURS, ORDER, WEIGHTS, CLUSTERS = range(5)
+CROPS, COLOURS, ORDER, WEIGHTS, CLUSTERS, DROP_PATH = range(6)

@@ -58,6 +58,11 @@ class ColourSpec:
         if not 0 < self.blur_sigma_px[0] <= self.blur_sigma_px[1]:
             raise UserError(f"colours: blur_sigma_px must be 0 < smallest <= largest, not {self.blur_sigma_px}")
 
+    @property
+    def changes(self) -> bool:
+        """Whether colours are ever changed, besides being normalised."""
+        return any((self.jitter_p, self.grey_p, self.blur_p))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColourParams:

@@ -8,18 +8,25 @@ _NO_ID = -100
 
 
 def segmentation_loss(
-    logits: Float[Tensor, "n K h w"], labels: Integer[Tensor, "n H W"], *, ignore: int | None = None
+    logits: Float[Tensor, "n K h w"],
+    labels: Integer[Tensor, "n H W"],
+    *,
+    ignore: int | None = None,
+    upsampling: int = 0,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy at half the labels' resolution, mean over pixels and local samples.
+    """Return the cross-entropy, mean over pixels and local samples.
 
     Args:
-        logits: at the backbone's stride, resized bilinearly.
+        logits: at the network's resolution.
         labels: ids 0..K-1 of the crop, resized to the nearest.
         ignore: id of pixels that are left out; None = there are none. Where all are left out the loss is 0.
+        upsampling: at how many times the logits' resolution, resized bilinearly; 0 = at half of the labels'.
 
-    Source: arXiv 2106.03149, section 4 (fine-tuning); the half resolution is the published code's.
+    Source: arXiv 2106.03149, section 4 (fine-tuning); the half resolution is the published code's, and twice the
+    logits' resolution is that of ImageNetSegModel.
     """
-    size = (labels.shape[1] // 2, labels.shape[2] // 2)
+    height, width = logits.shape[2] * upsampling, logits.shape[3] * upsampling
+    size = (height, width) if upsampling else (labels.shape[1] // 2, labels.shape[2] // 2)
     target = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
     resized = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
     if ignore is None:

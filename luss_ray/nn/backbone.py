@@ -23,6 +23,11 @@ class Architecture(Protocol):
         ...
 
     @property
+    def last_norm(self) -> str | None:
+        """Name of the norm that c4 has gone through at last; None where there is none."""
+        ...
+
+    @property
     def about(self) -> str:
         """A few words for people."""
         ...
@@ -58,6 +63,8 @@ class Backbone(nn.Module):
             self.add_module(name, layer)
         self.layer_names = tuple(name for name, _ in self.named_children())
         """Of the backbone, without heads."""
+        self.starts_anew: str | None = None
+        """Name of a layer of the backbone that takes no weights over."""
 
     @property
     def channels(self) -> tuple[int, ...]:

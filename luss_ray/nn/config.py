@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from luss_ray.core.errors import UserError
 from luss_ray.nn.backbone import Backbone
+from luss_ray.nn.heads import SegmentationHead
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel
 from luss_ray.nn.resnet import ResNetArchitecture
+from luss_ray.nn.rf_next import RFNextArchitecture
 from luss_ray.nn.timm_architecture import TRUNK, TimmArchitecture
 
 FORMAT = 2
-KnownArchitecture = ResNetArchitecture | TimmArchitecture
+KnownArchitecture = ResNetArchitecture | TimmArchitecture | RFNextArchitecture
 RESNET = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 Form = Literal["backbone", "pretrain", "pixel-attention", "segmentation"]
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
@@ -41,6 +43,8 @@ class ModelConfig:
     """Stages under deep-to-shallow supervision; of pretraining."""
     num_categories: int | None = None
     """Categories N beside "other"; of segmentation."""
+    head: SegmentationHead = field(default_factory=SegmentationHead)
+    """Around the classifier; of segmentation."""
 
     def build(self) -> Backbone:
         """Return the model with fresh weights."""
@@ -52,7 +56,7 @@ class ModelConfig:
                 return PixelAttentionModel(self.architecture, **heads)  # pyright: ignore[reportArgumentType]
             case "segmentation":
                 assert self.num_categories is not None
-                return SegmentationModel(self.architecture, num_categories=self.num_categories)
+                return SegmentationModel(self.architecture, num_categories=self.num_categories, head=self.head)
         return Backbone(self.architecture)
 
     def check(self, state: Mapping[str, Tensor]) -> list[str]:
@@ -78,7 +82,7 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, which `from_json` reads."""
-        return {"format": FORMAT, "model": asdict(self)}
+        return {"format": FORMAT, "model": TypeAdapter(ModelConfig).dump_python(self, mode="json")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ModelConfig":

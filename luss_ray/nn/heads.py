@@ -3,6 +3,8 @@
 They are `nn.Sequential`s in the order of the published checkpoints, so that the entries' numbers agree.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -126,3 +128,45 @@ class PixelAttention(nn.Module):
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return the gate of features of length 1 per pixel."""
         return torch.sigmoid(self.atten(features) + self.threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationHead:
+    """How logits are made from c4: a 1x1 convolution, with what goes before and comes after."""
+
+    norm: bool = False
+    """A layer norm of its own before; a backbone that ends in a norm has that one start anew instead."""
+    patch: int = 1
+    """Logits a side that each pixel of c4 gives."""
+    upsampling: int = 1
+    """How many times larger the logits are made, bilinearly."""
+    std: float = 0.0
+    """Standard deviation of the convolution's first weights, its bias being 0; 0 = Kaiming's, as published for PASS."""
+
+
+class PatchLogits(nn.Conv2d):
+    """1x1 convolution to p x p logits for every pixel, put side by side.
+
+    Args:
+        channels: of the features.
+        num_outputs: K, channels of the logits.
+        head: patch p and first weights.
+    """
+
+    def __init__(self, channels: int, num_outputs: int, head: SegmentationHead) -> None:
+        super().__init__(channels, num_outputs * head.patch**2, 1)
+        self.patch = head.patch
+        if head.std:
+            nn.init.trunc_normal_(self.weight, std=head.std)
+            assert self.bias is not None
+            nn.init.zeros_(self.bias)
+        else:
+            initialise(self)
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K H W"]:
+        """Return the logits; a pixel's channels are ordered by row, column, and output, as in ImageNetSegModel."""
+        logits = super().forward(input)
+        if self.patch == 1:
+            return logits
+        by_place = logits.unflatten(1, (self.patch, self.patch, -1)).permute(0, 3, 4, 1, 5, 2)
+        return by_place.flatten(4, 5).flatten(2, 3)

@@ -12,6 +12,7 @@ Each is a `Backbone` with heads. Their state dicts have the published checkpoint
 | projection_head_pixel_shallow.projection_head_pixelS | 1x1-convolution MLP of shallow stage S |
 | projection_head_shallow.projection_head_shallowS | projection of shallow stage S |
 | fbg | pixel attention |
+| last_norm | layer norm before the classifier, where the head has one |
 | last_layer | per-pixel classifier |
 """
 
@@ -24,8 +25,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from luss_ray.nn.backbone import Architecture, Backbone
-from luss_ray.nn.heads import PixelAttention, PixelPredictor, PixelProjector, ProjectionHead, Prototypes
-from luss_ray.nn.resnet import initialise
+from luss_ray.nn.heads import (
+    PatchLogits,
+    PixelAttention,
+    PixelPredictor,
+    PixelProjector,
+    ProjectionHead,
+    Prototypes,
+    SegmentationHead,
+)
 
 UPSAMPLING = 4
 
@@ -195,21 +203,34 @@ class PixelAttentionModel(Backbone):
 
 
 class SegmentationModel(Backbone):
-    """Backbone with one 1x1 convolution.
+    """Backbone with a classifier of its pixels.
 
     Args:
         architecture: the backbone.
         num_categories: N; logits have N + 1 channels, 0 is "other".
+        head: what is around the classifier's 1x1 convolution; as PASS has it unless given.
     """
 
-    def __init__(self, architecture: Architecture, *, num_categories: int) -> None:
+    def __init__(
+        self, architecture: Architecture, *, num_categories: int, head: SegmentationHead | None = None
+    ) -> None:
         super().__init__(architecture)
-        self.last_layer = nn.Conv2d(self.channels[3], num_categories + 1, 1)
-        initialise(self.last_layer)
+        self.head = head or SegmentationHead()
+        if self.head.norm:
+            self.starts_anew = architecture.last_norm
+        own_norm = self.head.norm and self.starts_anew is None
+        self.last_norm = nn.LayerNorm(self.channels[3], eps=1e-6) if own_norm else None
+        self.last_layer = PatchLogits(self.channels[3], num_categories + 1, self.head)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
-        """Return logits at the backbone's stride."""
-        return self.last_layer(self.stages(images)[3])
+        """Return logits, at the backbone's stride unless the head says otherwise."""
+        features = self.stages(images)[3]
+        if self.last_norm is not None:
+            features = self.last_norm(features.movedim(1, 3)).movedim(3, 1)
+        logits = self.last_layer(features)
+        if self.head.upsampling == 1:
+            return logits
+        return F.interpolate(logits, scale_factor=self.head.upsampling, mode="bilinear", align_corners=False)
 
 
 def _image_name(stage: int) -> str:

@@ -1,7 +1,7 @@
 """Residual networks with torchvision's layers and names, of any width, that give all four stages."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class ResNetArchitecture:
         for stage_stride in self.strides[:3] if self.dilate_last else self.strides:
             stride *= stage_stride
         return stride
+
+    last_norm: ClassVar[None] = None
 
     @property
     def about(self) -> str:

@@ -34,9 +34,11 @@ class TimmArchitecture:
 
     Args:
         name: timm's, e.g. "vit_small_patch16_224.dino" or "convnext_tiny"; a tag says which weights, not which layers.
+        drop_path: chance with which a block is left out for a sample in training.
     """
 
     name: str
+    drop_path: float = 0.0
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -49,6 +51,11 @@ class TimmArchitecture:
         return _facts(self.name).stride
 
     @property
+    def last_norm(self) -> str | None:
+        """Return the name of the norm that c4 has gone through, where it has."""
+        return f"{TRUNK}.norm" if _facts(self.name).columnar else None
+
+    @property
     def about(self) -> str:
         """Return a few words for people."""
         return f"{PREFIX}{self.name}, {self.channels[3]} channels of stride {self.stride}"
@@ -56,7 +63,7 @@ class TimmArchitecture:
     def layers(self) -> dict[str, nn.Module]:
         """Return the model as one layer, with fresh weights."""
         facts = _facts(self.name)
-        model: Any = _create(self.name, facts.options)
+        model: Any = _create(self.name, facts.options, self.drop_path)
         model.prune_intermediate_layers(list(facts.indices), prune_norm=not facts.columnar, prune_head=True)
         return {TRUNK: model}
 
@@ -84,7 +91,12 @@ class TimmArchitecture:
         model = _create(self.name, _facts(self.name).options)
         read = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         renamed = dict(state) if read is None else read(dict(state), model)
-        return {f"{TRUNK}.{name}": value for name, value in renamed.items()}
+        return {self.own_name(name): value for name, value in renamed.items()}
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        """Return this backbone's name of an entry of timm's."""
+        return name if name.startswith(f"{TRUNK}.") else f"{TRUNK}.{name}"
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ def _check_takes_any_size(name: str, facts: _Facts) -> None:
             raise UserError(f"{PREFIX}{name} takes images of one size only ({error}): take another model") from None
 
 
-def _create(name: str, options: tuple[tuple[str, bool], ...]) -> nn.Module:
+def _create(name: str, options: tuple[tuple[str, bool], ...], drop_path: float = 0.0) -> nn.Module:
     import timm  # noqa: PLC0415 (takes seconds, and most runs have another backbone)
 
     if not timm.is_model(name):
@@ -158,4 +170,9 @@ def _create(name: str, options: tuple[tuple[str, bool], ...]) -> nn.Module:
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists all"
         raise UserError(f"timm {timm.__version__} has no model {name!r}: {hint}")
     given: dict[str, Any] = dict(options)
-    return timm.create_model(name, pretrained=False, num_classes=0, **given)
+    if drop_path:
+        given["drop_path_rate"] = drop_path
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **given)
+    except TypeError as error:
+        raise UserError(f"{PREFIX}{name} can't be made with drop path {drop_path} ({error}): leave it at 0") from None

@@ -88,8 +88,8 @@ def _load_pytorch(data: bytes, uri: str) -> Any:
 def state_dict_in(content: Any, uri: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by plain name.
 
-    Trainers put the state dict below "state_dict" or "model", and every name behind "module." or "backbone.": both
-    are taken off, where all names have it.
+    Trainers put the state dict below "state_dict", "model" or "teacher", and names behind "module." or "backbone.":
+    these are taken off, unless two entries would have one name then.
 
     Args:
         content: what the file held.
@@ -105,8 +105,9 @@ def state_dict_in(content: Any, uri: str) -> dict[str, Tensor]:
     if not state:
         raise UserError(f"{uri} holds no named weights: give a file with a model's state dict")
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+        plain = {name.removeprefix(prefix): value for name, value in state.items()}
+        if len(plain) == len(state):
+            state = plain
     return state
 
 

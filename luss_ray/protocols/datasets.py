@@ -16,9 +16,12 @@ from luss_ray.storage.pack_plan import PackSettings
 from luss_ray.storage.uri import Location
 
 _DEMO_IMAGES_PER_SHARD = 500
+_PACK_FIRST = "pack it first (shards/build.py), or start the job"
 
 
-def open_dataset(data: str | None, recipe: Recipe, storage: Location, max_bad_samples: int | None) -> ShardedDataset:
+def open_dataset(
+    data: str | None, recipe: Recipe, storage: Location, max_bad_samples: int | None, *, dry: bool = False
+) -> ShardedDataset:
     """Return the dataset that `--data` names.
 
     Args:
@@ -26,19 +29,20 @@ def open_dataset(data: str | None, recipe: Recipe, storage: Location, max_bad_sa
         recipe: what runs on it.
         storage: packed folders and the demo are kept below it, in `datasets/`.
         max_bad_samples: unreadable images tolerated while packing; None = 1 %, at least 10.
+        dry: write nothing.
 
     Raises:
-        UserError: there is no such data, or the recipe has none of its own.
+        UserError: there is no such data, the recipe has none of its own, or nothing may be written and it isn't packed.
     """
     if data is None:
-        return _demo(recipe, storage)
+        return _demo(recipe, storage, dry=dry)
     location = Location.parse(data)
     if location.is_local and not location.exists(MANIFEST):
-        return _packed(location.local_path, storage, max_bad_samples)
+        return _packed(location.local_path, storage, max_bad_samples, dry=dry)
     return ShardedDataset.open(location)
 
 
-def _demo(recipe: Recipe, storage: Location) -> ShardedDataset:
+def _demo(recipe: Recipe, storage: Location, *, dry: bool) -> ShardedDataset:
     if recipe.demo_dataset is None:
         raise UserError(
             f"{recipe.recipe_name} has no data of its own: give --data URI of a dataset made by shards/build.py"
@@ -47,6 +51,8 @@ def _demo(recipe: Recipe, storage: Location) -> ShardedDataset:
     location = storage / "datasets" / f"{variant.name}-{digest(asdict(variant))[:8]}"
     if location.exists(MANIFEST):
         return ShardedDataset.open(location)
+    if dry:
+        raise UserError(f"--dry-run: the demo's scenes are not composed yet (a minute); {_PACK_FIRST}")
     location.check_writable()
     with tempfile.TemporaryDirectory(prefix="luss-ray-demo-") as folder:
         with StageProgress("composing scenes", 1, "scenes") as progress:
@@ -55,11 +61,14 @@ def _demo(recipe: Recipe, storage: Location) -> ShardedDataset:
     return ShardedDataset.open(location)
 
 
-def _packed(folder: Path, storage: Location, max_bad_samples: int | None) -> ShardedDataset:
+def _packed(folder: Path, storage: Location, max_bad_samples: int | None, *, dry: bool) -> ShardedDataset:
     if not folder.is_dir():
         raise UserError(f"{folder} is neither a dataset nor a folder of images")
     location = storage / "datasets" / f"{folder.name}-{digest(str(folder))[:8]}"
-    _pack(folder, location, folder.name, PackSettings(max_bad_samples=max_bad_samples))
+    if dry and not location.exists(MANIFEST):
+        raise UserError(f"--dry-run: {folder} is a folder of images that is not packed yet; {_PACK_FIRST}")
+    if not dry:
+        _pack(folder, location, folder.name, PackSettings(max_bad_samples=max_bad_samples))
     return ShardedDataset.open(location)
 
 

@@ -20,6 +20,7 @@ from luss_ray.stages.match_distance import (
 )
 from luss_ray.stages.run import Run
 from luss_ray.stages.shards import ShardWork, run_over_shards
+from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 
@@ -61,7 +62,7 @@ def _match_distance(
     def find_references(folder: Location, digest: str) -> dict[str, Any]:
         there = set(folder.list(suffix=".npz"))
         todo = [shard for shard in range(len(semi.shards)) if reference_file(semi, shard) not in there]
-        _over_shards(run, ReferenceWork(split=semi, features=features, folder=folder), todo, "references")
+        _over_shards(run, ReferenceWork(split=semi, features=features, folder=folder), semi, todo, "references")
         return {"images": len(semi)}
 
     references = run.stage("references", inputs, find_references)
@@ -71,7 +72,7 @@ def _match_distance(
         predictions = LabelShards(folder, split)
         work = NearestWork(split=split, features=features, labels=labels, vectors=vectors, predictions=predictions)
         todo = sorted(set(range(len(split.shards))) - set(predictions.published()))
-        _over_shards(run, work, todo, "predictions")
+        _over_shards(run, work, split, todo, "predictions")
         return {"images": len(split), "references": len(labels)}
 
     predicted = run.stage(f"predictions-{shown}", {"references": references.inputs, "split": shown}, predict)
@@ -97,5 +98,5 @@ def _match_distance(
     return result
 
 
-def _over_shards(run: Run, work: ShardWork, todo: list[int], name: str) -> None:
-    run_over_shards(work, todo, name, run.resources, max_bad_samples=run.limits.max_bad_samples)
+def _over_shards(run: Run, work: ShardWork, split: Split, todo: list[int], name: str) -> None:
+    run_over_shards(work, todo, split.shard_sizes, name, run.resources, max_bad_samples=run.limits.max_bad_samples)

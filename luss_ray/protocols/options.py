@@ -1,11 +1,13 @@
 """What jobs that train ask on their command line beside recipe, data and weights; none of it changes a result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luss_ray.core.errors import UserError
 from luss_ray.track.tracker import TrackerName
 from luss_ray.track.trackers import check_installed
+from luss_ray.train import cluster
+from luss_ray.train.cluster import Resources
 from luss_ray.train.limits import Limits
 
 
@@ -31,6 +33,11 @@ class TrainingOptions:
     """Seconds between checkpoints."""
     resize_every_s: float = 60.0
     """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
+    dry_run: bool = False
+    """Say what would be done, what of it is done already, and what it leaves; do and write nothing."""
+    compile: bool = False
+    """Compile the networks that are trained with torch.compile: worth it on GPUs in long runs; the first step of each
+    stage takes a minute or more, and numbers may differ in their last digits."""
     track: tuple[TrackerName, ...] = ()
     """Experiment trackers that are shown each training stage's figures, the recipe and the scores, any of:
     `tensorboard` (event files in the run's folder), `mlflow` (MLFLOW_TRACKING_URI and its like; experiment luss_ray
@@ -45,6 +52,10 @@ class TrainingOptions:
             raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
         self.limits(0)
         check_installed(self.track)
+
+    def connect(self) -> Resources:
+        """Join the cluster, or start Ray here, and return what the run takes of it."""
+        return replace(cluster.connect(self.log, self.num_workers), compiled=self.compile)
 
     def limits(self, num_images: int) -> Limits:
         """Return how much may go wrong with a dataset of so many training images."""

@@ -1,5 +1,7 @@
 """The semi-supervised protocol: a backbone learns the masks of train-semi, and is scored without matching."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import safetensors.torch
@@ -7,9 +9,11 @@ import safetensors.torch
 from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching
+from luss_ray.protocols.export import export
+from luss_ray.protocols.plan import PlannedStage, plan
 from luss_ray.protocols.rules import Protocol
 from luss_ray.protocols.training import train_stage
-from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
+from luss_ray.protocols.weights import GivenWeights, trained_weights, weights_to_start_from
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS, evaluate
 from luss_ray.stages.infer import infer
@@ -22,37 +26,79 @@ ANNOTATED, WEIGHTS = "train-semi", "weights.safetensors"
 
 
 def run_semi_supervised(
-    run: Run, weights: GivenWeights | None, *, protocol: Protocol = Protocol.SEMI_SUPERVISED
+    run: Run,
+    weights: GivenWeights | None,
+    *,
+    trained: bool = False,
+    protocol: Protocol = Protocol.SEMI_SUPERVISED,
 ) -> dict[str, Any]:
     """Fine-tune on the masks of train-semi, predict and score validation; return what result.json holds.
 
     Args:
         run: data, backbone, fine-tuning (of its recipe) and folder; `run.weights` is the weights' digest.
         weights: of the backbone; None = it starts from random ones.
+        trained: they are of the whole network, which is only to predict and to be scored.
         protocol: the rules that the weights keep, for the result.
 
     Raises:
         UserError: the data, the weights or the storage don't allow it.
     """
-    _check(run)
-    state = None if weights is None else weights_to_start_from(run.recipe, weights)
+    steps = _steps(run, weights, trained=trained)
     with run.claimed() as claimed:
-        start = _start(claimed, weights, state)
-        predictions = infer(claimed, "", _finetune(claimed, start), num_outputs=len(run.data.categories))
+        finetuned, _, evaluated = steps(claimed)
         result: dict[str, Any] = {
             "protocol": protocol.value,
             "recipe": run.recipe.recipe_name,
             "settings": settings(run.recipe),
             "data": {"uri": run.data.location.uri, "digest": run.data.digest},
             "weights": None if weights is None else weights.about(),
+            "trained": trained,
             "metrics": {},
         }
-        if claimed.labelled:
-            evaluated = evaluate(claimed, "", predictions, matching=Matching.NONE)
+        if evaluated is not None:
             result["metrics"] = {"finetuned": (evaluated.folder / METRICS).read_json()["scores"]}
+        names = list(run.data.categories)
+        export(claimed, finetuned, protocol=protocol.value, names=names, evaluated=evaluated)
         claimed.folder.write_json(RESULT, result)
         claimed.trackers.scores(result["metrics"])
         return result
+
+
+def plan_semi_supervised(run: Run, weights: GivenWeights | None, *, trained: bool = False) -> list[PlannedStage]:
+    """Return what `run_semi_supervised` would do, and what of it is done.
+
+    Raises:
+        UserError: it would refuse.
+    """
+    steps = _steps(run, weights, trained=trained)
+    names = ("finetune", "predictions", "evaluation")
+    return plan(run, steps, names, finetuned_on=ANNOTATED)
+
+
+def _steps(
+    run: Run, weights: GivenWeights | None, *, trained: bool
+) -> Callable[[Run], tuple[Finished, Finished, Finished | None]]:
+    """Return what takes the run through its stages: fine-tuned network, predictions, and scores where there are masks.
+
+    Raises:
+        UserError: the data or the weights don't allow it.
+    """
+    if trained:
+        assert weights is not None
+        whole = trained_weights(run.recipe, weights, len(run.data.categories))
+        finetune = functools.partial(_take_over, weights=weights, state=whole)
+    else:
+        _check(run)
+        state = None if weights is None else weights_to_start_from(run.recipe, weights)
+        finetune = functools.partial(_finetune, weights=weights, state=state)
+
+    def walk(walked: Run) -> tuple[Finished, Finished, Finished | None]:
+        finetuned = finetune(walked)
+        predictions = infer(walked, "", finetuned, num_outputs=len(run.data.categories))
+        evaluated = evaluate(walked, "", predictions, matching=Matching.NONE) if walked.labelled else None
+        return finetuned, predictions, evaluated
+
+    return walk
 
 
 def _check(run: Run) -> None:
@@ -79,8 +125,8 @@ def _start(run: Run, weights: GivenWeights | None, state: dict[str, Any] | None)
     return run.stage("pretrain", inputs, work)
 
 
-def _finetune(run: Run, start: Finished) -> Finished:
-    recipe = run.recipe
+def _finetune(run: Run, *, weights: GivenWeights | None, state: dict[str, Any] | None) -> Finished:
+    recipe, start = run.recipe, _start(run, weights, state)
     task = FinetuneTask(
         recipe=recipe,
         data=run.data.location,
@@ -90,3 +136,14 @@ def _finetune(run: Run, start: Finished) -> Finished:
     )
     inputs = {"start": start.inputs, "finetune": recipe.finetune, "split": ANNOTATED}
     return train_stage(run, task, inputs, smallest_batch=task.optimisation.batch_size)
+
+
+def _take_over(run: Run, *, weights: GivenWeights, state: dict[str, Any]) -> Finished:
+    """The network as it came, in the place of fine-tuning."""
+
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
+        folder.write(WEIGHTS, safetensors.torch.save(state))
+        return {"weights": weights.about()}
+
+    settings = {"backbone": run.recipe.backbone, "head": run.recipe.finetune.head, "weights": run.weights}
+    return run.stage("finetune", settings, work)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from luss_ray.core.errors import UserError
 from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.protocols.export import cluster_names, export
+from luss_ray.protocols.plan import PlannedStage, plan
 from luss_ray.protocols.rules import Protocol, check_split
 from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
@@ -49,7 +51,7 @@ def run_pass(
     _check_size(run)
     start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
     with run.claimed() as claimed:
-        for stage in _stages(claimed, start):
+        for stage in _stages(claimed, start, protocol):
             if stage is until:
                 break
         result = write_report(claimed)
@@ -57,17 +59,32 @@ def run_pass(
         return result
 
 
-def _stages(run: Run, start: tuple[GivenWeights, dict[str, Tensor]] | None) -> Iterator[Stage]:
+def plan_pass(
+    run: Run, protocol: Protocol = Protocol.UNSUPERVISED, weights: GivenWeights | None = None
+) -> list[PlannedStage]:
+    """Return what `run_pass` would do, and what of it is done.
+
+    Raises:
+        UserError: it would refuse.
+    """
+    check_split(protocol, run.recipe.pretrain.split, run.data)
+    _check_size(run)
+    start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
+    names = [stage.value for stage in Stage if stage is not Stage.REPORT]
+    return plan(run, lambda looked_at: _stages(looked_at, start, protocol), names)
+
+
+def _stages(run: Run, start: tuple[GivenWeights, dict[str, Tensor]] | None, protocol: Protocol) -> Iterator[Stage]:
     """Do one stage after the other, yielding its name when it is done."""
     pretrained = _pretrain(run) if start is None else _start_from(run, *start)
     yield Stage.PRETRAIN
-    yield from _after_pretraining(run, "", pretrained)
+    yield from _after_pretraining(run, "", pretrained, protocol)
     if run.recipe.random_baseline and run.labelled:
-        yield from _after_pretraining(run, RANDOM_BACKBONE, _random_backbone(run))
+        yield from _after_pretraining(run, RANDOM_BACKBONE, _random_backbone(run), protocol)
     yield Stage.REPORT
 
 
-def _after_pretraining(run: Run, prefix: str, pretrained: Finished) -> Iterator[Stage]:
+def _after_pretraining(run: Run, prefix: str, pretrained: Finished, protocol: Protocol) -> Iterator[Stage]:
     """Steps 2 to 4 from any backbone; all folders lie below `prefix`."""
     attention = _learn_attention(run, prefix, pretrained)
     yield Stage.ATTENTION
@@ -83,9 +100,12 @@ def _after_pretraining(run: Run, prefix: str, pretrained: Finished) -> Iterator[
     yield Stage.FINETUNE
     predictions = infer(run, prefix, finetuned)
     yield Stage.PREDICTIONS
+    evaluated = evaluate(run, prefix, predictions) if run.labelled else None
     if run.labelled:
-        evaluate(run, prefix, predictions)
         score_baselines(run)
+    if not prefix:
+        names = cluster_names(run, evaluated)
+        export(run, finetuned, protocol=protocol.value, names=names, evaluated=evaluated)
     yield Stage.EVALUATION
 
 

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from luss_ray.config.recipe import Recipe
 from luss_ray.core.errors import UserError
-from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.checkpoint import load_backbone, load_segmentation
+from luss_ray.nn.rf_next import RFNextArchitecture
 from luss_ray.nn.weights import WeightsFile
 from luss_ray.protocols.rules import Protocol, check_weights
 from luss_ray.stages.run import RUN, read_origin
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
+from luss_ray.train.finetune import segmentation_model
 from luss_ray.train.pixel_attention import pixel_attention_model
 
 PRETRAINED = "pretrain/weights.safetensors"
@@ -62,8 +64,24 @@ def weights_to_start_from(recipe: Recipe, given: GivenWeights) -> dict[str, Tens
     """
     model, read = pixel_attention_model(recipe), given.file()
     try:
+        if isinstance(model.architecture, RFNextArchitecture):
+            read = model.architecture.begin(read)
         copied = load_backbone(read, model)
     except UserError as error:
         raise UserError(f"{given.file.location.uri}: {error}") from None
     state = model.state_dict()
     return {name: state[name].contiguous() for name in copied}
+
+
+def trained_weights(recipe: Recipe, given: GivenWeights, num_categories: int) -> dict[str, Tensor]:
+    """Return the entries of a fine-tuned network under this package's names.
+
+    Raises:
+        UserError: they are of another recipe, or of other categories.
+    """
+    model = segmentation_model(recipe, num_categories)
+    try:
+        load_segmentation(given.file(), model)
+    except UserError as error:
+        raise UserError(f"{given.file.location.uri}: {error}") from None
+    return {name: value.contiguous() for name, value in model.state_dict().items()}

@@ -108,7 +108,12 @@ def extract(run: Run, prefix: str, attention: Finished) -> Finished:
             inputs=inputs,
         )
         bad = run_over_shards(
-            extraction, todo, f"{prefix}features", run.resources, max_bad_samples=run.limits.max_bad_samples
+            extraction,
+            todo,
+            split.shard_sizes,
+            f"{prefix}features",
+            run.resources,
+            max_bad_samples=run.limits.max_bad_samples,
         )
         return {"images": len(split), "quarantined": bad}
 

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-import torch.nn.functional as F
-from jaxtyping import UInt16
-from torch import Tensor
 
 from luss_ray.config.recipe import Recipe
+from luss_ray.export.segmenter import label_map
 from luss_ray.imagenet_s import masks
 from luss_ray.nn.models import SegmentationModel
 from luss_ray.stages.run import Finished, Run
@@ -19,25 +16,6 @@ from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
 from luss_ray.train.finetune import segmentation_model
-
-_MOST_PIXELS = 1000 * 1000
-_LONG_SIDE_PX = 1000
-
-
-def predict(logits: Tensor, height: int, width: int) -> UInt16[np.ndarray, "{height} {width}"]:
-    """Return the cluster of each pixel of an image from its logits (K, h, w): 0 = other.
-
-    Logits are resized bilinearly to the image; above a million pixels the argmax is taken with the longer side at
-    1000 px and its result resized to the nearest.
-
-    Source: arXiv 2106.03149, published inference.
-    """
-    scale = 1.0 if height * width <= _MOST_PIXELS else _LONG_SIDE_PX / max(height, width)
-    size = (max(1, int(height * scale)), max(1, int(width * scale)))
-    ids = F.interpolate(logits[None].float(), size, mode="bilinear", align_corners=False).argmax(dim=1)
-    if size != (height, width):
-        ids = F.interpolate(ids[:, None].float(), (height, width), mode="nearest")[:, 0].long()
-    return ids[0].to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +40,7 @@ class InferWork:
         encoded: dict[int, bytes] = {}
         for images, batch in whole.batches(device):
             for image, logits in zip(images, network(batch), strict=True):
-                encoded[image.row] = masks.encode(predict(logits, image.height, image.width))
+                encoded[image.row] = masks.encode(label_map(logits, image.height, image.width))
         self.predictions.publish(shard, [encoded.get(row) for row in self.split.shard_rows(shard).tolist()])
         return whole.bad
 
@@ -92,7 +70,9 @@ def infer(
             predictions=predictions,
         )
         todo = sorted(set(range(len(split.shards))) - set(predictions.published()))
-        bad = run_over_shards(inference, todo, name, run.resources, max_bad_samples=run.limits.max_bad_samples)
+        bad = run_over_shards(
+            inference, todo, split.shard_sizes, name, run.resources, max_bad_samples=run.limits.max_bad_samples
+        )
         return {"images": len(split), "quarantined": bad}
 
     return run.stage(name, {"finetuned": finetuned.inputs, "split": split.name}, work)

@@ -57,7 +57,12 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
         )
         todo = sorted(set(range(len(split.shards))) - set(labels.published()))
         run_over_shards(
-            labelling, todo, f"{prefix}pseudo-labels", run.resources, max_bad_samples=run.limits.max_bad_samples
+            labelling,
+            todo,
+            split.shard_sizes,
+            f"{prefix}pseudo-labels",
+            run.resources,
+            max_bad_samples=run.limits.max_bad_samples,
         )
         census = count_labels(labels, run.num_clusters)
         return {

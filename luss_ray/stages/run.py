@@ -24,6 +24,10 @@ RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
 _COPIES_AT_ONCE = 8
 
 
+class NotDoneError(Exception):
+    """A stage of a run that is only looked at is not done."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """A stage that is done."""
@@ -55,6 +59,9 @@ class Run:
     """What keeps other jobs out; see `claimed`."""
     trackers: Trackers = field(default_factory=Trackers)
     """Their clients, in this process alone; see `claimed`."""
+    on_stage: Callable[[str], None] | None = None
+    """Takes the name of each stage that is done already; the first one that isn't raises `NotDoneError`, and nothing is
+    done or written. None = stages are done."""
 
     @functools.cached_property
     def resources(self) -> Resources:
@@ -98,11 +105,22 @@ class Run:
             with open_trackers(self.track, Tracked(folder=self.folder, settings=given)) as trackers:
                 yield replace(self, lease=held, trackers=trackers)
 
+    @property
+    def _signature(self) -> dict[str, Any]:
+        return {"settings": settings(self.recipe), "data": self.data.digest, "weights": self.weights}
+
     def _sign(self) -> None:
         """Write down what this run is, or check that it is the same run."""
-        mine = {"settings": settings(self.recipe), "data": self.data.digest, "weights": self.weights}
-        self.folder.create(RUN, json_bytes(mine | {"data_uri": self.data.location.uri}))
-        written = self.folder.read_json(RUN)
+        self.folder.create(RUN, json_bytes(self._signature | {"data_uri": self.data.location.uri}))
+        self.check_signature()
+
+    def check_signature(self) -> None:
+        """Refuse a folder that another run has signed.
+
+        Raises:
+            UserError: the name was used with other settings or data.
+        """
+        mine, written = self._signature, self.folder.read_json(RUN)
         theirs = {name: written.get(name) for name in mine}
         changed = [f"{name} = {a} there, {b} here" for name, a, b in _differences(theirs, mine)]
         if changed:
@@ -131,6 +149,11 @@ class Run:
         """
         folder, wanted = self.folder / name, digest({"data": self.data.digest, "stage": name, **inputs})
         finished = _read(folder, STAGE)
+        if self.on_stage is not None:
+            if finished is None or finished["inputs"] != wanted:
+                raise NotDoneError(name)
+            self.on_stage(name)
+            return Finished(folder=folder, inputs=wanted, about=finished)
         if finished is not None and finished["inputs"] == wanted:
             done_line(label or name, None)
             return Finished(folder=folder, inputs=wanted, about=finished)

@@ -1,7 +1,7 @@
 """Runs a network over a split, shard by shard: a Ray Data pool of actors, each with the network loaded once."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray.data
 import torch
+from jaxtyping import Integer
 from ray.data import ActorPoolStrategy, DataContext
 from torch import Tensor
 
@@ -28,12 +29,7 @@ _DECODE_THREADS = 2
 
 
 class ShardWork(Protocol):
-    """What is done with each shard; picklable, sent to the actors."""
-
-    @property
-    def split(self) -> Split:
-        """The split whose shards are processed."""
-        ...
+    """What is done with each shard (or any other portion of images); picklable, sent to the actors."""
 
     def load(self, device: torch.device) -> Any:
         """Return the network, ready on the device; called once in each actor."""
@@ -64,9 +60,23 @@ class ShardActor:
 
 
 def run_over_shards(
-    work: ShardWork, todo: Sequence[int], name: str, resources: Resources, *, max_bad_samples: int
+    work: ShardWork,
+    todo: Sequence[int],
+    sizes: Integer[np.ndarray, " shards"],
+    name: str,
+    resources: Resources,
+    *,
+    max_bad_samples: int,
 ) -> list[str]:
     """Process the shards `todo` on as many actors as the cluster has room for; return the unusable samples' names.
+
+    Args:
+        work: what is done.
+        todo: numbers of shards.
+        sizes: images in each shard there is.
+        name: of the stage, for people.
+        resources: what it takes of the cluster.
+        max_bad_samples: images that may be unusable.
 
     Raises:
         UserError: more than `max_bad_samples` samples couldn't be used, or a store refused.
@@ -84,7 +94,6 @@ def run_over_shards(
         num_cpus=1,
         num_gpus=1 if resources.use_gpu else 0,
     )
-    sizes = np.bincount(work.split.shard_ids, minlength=len(work.split.shards))
     bad: list[str] = []
     images = 0
     with StageProgress(name, int(sizes[list(todo)].sum()), "images", images_per_unit=1) as progress, user_errors():
@@ -137,16 +146,31 @@ class ShardImages:
 def read_shard(split: Split, shard: int, shorter_side_px: int) -> ShardImages:
     """Return the images of a shard with their shorter side resized to `shorter_side_px`; bad ones are put aside."""
     rows = split.shard_rows(shard)
+    read = zip(rows.tolist(), split.try_read_images(rows), strict=True)
+    return decode_images(read, shorter_side_px, lambda row: f"{split.shard_uri(row)}#{split.key(row)}")
+
+
+def decode_images(
+    read: Iterable[tuple[int, bytes | BadSampleError]], shorter_side_px: int, name: Callable[[int], str]
+) -> ShardImages:
+    """Return images with their shorter side resized; bad ones are put aside.
+
+    Args:
+        read: number and content of each file, or why it couldn't be read.
+        shorter_side_px: to which they are resized.
+        name: gives what a bad one is called.
+    """
     bad: list[str] = []
 
-    def decode(row: int, data: bytes | BadSampleError) -> Whole | None:
+    def decode(numbered: tuple[int, bytes | BadSampleError]) -> Whole | None:
+        row, data = numbered
         if isinstance(data, bytes):
             with contextlib.suppress(BadSampleError):
                 image = decode_image(data)
                 return Whole(row, resize_shorter(image, shorter_side_px), *image.shape[:2])
-        bad.append(f"{split.shard_uri(row)}#{split.key(row)}")
+        bad.append(name(row))
         return None
 
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = pool.map(decode, rows.tolist(), split.try_read_images(rows))
+        decoded = pool.map(decode, read)
         return ShardImages([image for image in decoded if image is not None], sorted(bad))

@@ -112,7 +112,12 @@ def find_threshold(run: Run, prefix: str, attention: Finished, features: Finishe
         there = set(folder.list(split.name, suffix=".npz"))
         todo = [shard for shard in shards if counts_file(split, shard) not in there]
         run_over_shards(
-            attending, todo, f"{prefix}threshold", run.resources, max_bad_samples=run.limits.max_bad_samples
+            attending,
+            todo,
+            split.shard_sizes,
+            f"{prefix}threshold",
+            run.resources,
+            max_bad_samples=run.limits.max_bad_samples,
         )
         sweep = _label_free(features.folder, run.data.split("train"), run.recipe.threshold.max)
         if run.labelled:

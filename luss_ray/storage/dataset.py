@@ -173,6 +173,11 @@ class Split:
         """Whether any sample has a mask."""
         return bool(self.mask_bytes.any())
 
+    @property
+    def shard_sizes(self) -> Int[np.ndarray, " shards"]:
+        """Number of samples in each shard."""
+        return np.bincount(self.shard_ids, minlength=len(self.shards))
+
     def shard_rows(self, shard_number: int) -> Int[np.ndarray, " n"]:
         """Return the rows of one shard (its place in `shards`), in the order of its members."""
         start, stop = np.searchsorted(self.shard_ids, [shard_number, shard_number + 1])

@@ -23,6 +23,8 @@ class Assignment:
     """Logical CPUs that each of them takes."""
     num_threads: int
     """Threads of the mathematics on a CPU worker."""
+    compiled: bool
+    """Whether it compiles its network."""
     preemptible: bool
     """Whether to ask Ray if nodes are about to be taken away."""
     limits: Limits

@@ -40,6 +40,8 @@ class Resources:
     """Whether nodes may be announced to be taken away: any cluster but one that was started here."""
     num_actors: int
     """Actors at most in the stages that run a network over a whole split, or cluster."""
+    compiled: bool = False
+    """Whether training workers compile their network with torch.compile."""
 
 
 def connect(log_file: Path, num_workers: tuple[int, int] | None = None) -> Resources:

@@ -57,6 +57,7 @@ def train(
             num_loaders=resources.num_loaders,
             loader_cpus=resources.loader_cpus,
             num_threads=resources.num_threads,
+            compiled=resources.compiled,
             preemptible=resources.preemptible,
             limits=limits,
             monitor=monitor,

@@ -22,8 +22,9 @@ from luss_ray.train.assignment import Assignment
 from luss_ray.train.checkpoint import Checkpoint, CheckpointStore, load_optimiser, optimiser_tensors, section
 from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
+from luss_ray.train.optimiser import RATE
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.step import backward, has_bfloat16, to_device
+from luss_ray.train.step import backward, compile_network, has_bfloat16, to_device
 from luss_ray.train.trainee import Trainee, World
 
 _ASK_EVERY_S = 2.0
@@ -68,6 +69,8 @@ class Trainer:
         self.announced: set[str] = set()
         self.consumption = Consumption()
         self.quarantined: dict[str, str] = {}
+        if assignment.compiled:
+            compile_network(self.trainee.network, world.device)
         self.mixed = assignment.task.recipe.mixed_precision and has_bfloat16(world.device)
         if found is not None:
             self.resume(self.store.load(found))
@@ -128,10 +131,10 @@ class Trainer:
             num_steps=self.plan.num_steps,
             base=schedule.lr,
             final=schedule.final_lr,
-            num_warmup_steps=schedule.warmup_steps,
+            num_warmup_steps=schedule.num_warmup_steps(self.plan.num_steps / schedule.epochs),
         )
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(RATE, 1.0)
         optimiser.zero_grad(set_to_none=True)
         share = len(batch["row"]) / schedule.batch_size
         shares = backward(self.trainee, network, batch, step=self.step, share=share, world=self.world, mixed=self.mixed)

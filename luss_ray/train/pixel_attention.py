@@ -8,7 +8,8 @@ from luss_ray.losses.swav import swap_loss
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import PROJECTION_HEAD, load_backbone
 from luss_ray.nn.models import PixelAttentionModel
-from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
+from luss_ray.train.optimiser import make_optimiser
+from luss_ray.train.swapped import CodeBook, of_ln_k, on_device
 from luss_ray.train.views import coloured_crops
 
 

@@ -11,7 +11,8 @@ from luss_ray.losses.pixel_to_pixel import pixel_to_pixel_loss
 from luss_ray.losses.swav import swap_loss, weighted_mean
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.models import PretrainModel, PretrainOutput
-from luss_ray.train.swapped import CodeBook, make_optimiser, of_ln_k, on_device
+from luss_ray.train.optimiser import make_optimiser
+from luss_ray.train.swapped import CodeBook, of_ln_k, on_device
 from luss_ray.train.views import coloured_crops
 
 

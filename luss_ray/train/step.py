@@ -1,10 +1,13 @@
 """One step up to the gradients: what the loop does with a batch, without Ray, so that benchmarks do the very same."""
 
+import os
+import shutil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from luss_ray.core.errors import UserError
 from luss_ray.train.trainee import Trainee, World
 
 _ON_HOST = ("epoch", "row", "used_row", "geometry")
@@ -54,6 +57,17 @@ def backward(
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     figures = losses | {"gradient_norm": torch.nn.utils.get_total_norm(gradients)}
     return {name: value.detach() * share for name, value in figures.items()}
+
+
+def compile_network(network: nn.Module, device: torch.device) -> None:
+    """Have the network compiled when it is first called; names and values of its weights stay.
+
+    Raises:
+        UserError: the device is a CPU, and there is no compiler for it here.
+    """
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("--compile needs a C++ compiler on a CPU: install g++, or leave it out")
+    network.compile(dynamic=False)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -5,13 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from luss_ray.config.recipe import Optimisation, Optimiser, Prototypes, Queue
+from luss_ray.config.recipe import Prototypes, Queue
 from luss_ray.data.plan import Plan
 from luss_ray.losses.queue import EmbeddingQueue
 from luss_ray.losses.sinkhorn import codes
 from luss_ray.nn.distributed import all_gather_rows
 from luss_ray.nn.heads import Prototypes as PrototypeLayer
-from luss_ray.optim.larc import Larc
 from luss_ray.train.trainee import World
 
 
@@ -101,18 +100,6 @@ def of_ln_k(swap: Tensor, num_prototypes: int) -> dict[str, Tensor]:
 
 def _entropy(codes: Tensor) -> Tensor:
     return torch.special.entr(codes.float()).sum(dim=-1)
-
-
-def make_optimiser(network: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that are to be trained."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    match settings.optimiser:
-        case Optimiser.LARC:
-            return Larc(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-        case Optimiser.SGD:
-            return torch.optim.SGD(
-                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-            )
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:

@@ -152,4 +152,5 @@ class FinetuneTask:
     def build(self, world: World) -> FinetuneTrainee:
         """Return the network with the backbone's weights."""
         weights = safetensors.torch.load(self.pretrained.read())
-        return FinetuneTrainee(self.recipe, weights, self.num_categories, world, annotated=self.labels is None)
+        plan = self.stream().open_plan()
+        return FinetuneTrainee(self.recipe, weights, self.num_categories, plan, world, annotated=self.labels is None)

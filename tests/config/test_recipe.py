@@ -38,6 +38,33 @@ def test_published_settings():
 
 
 @pytest.mark.parametrize(
+    "name, lr, decay, weight_decay, drop_path",
+    [
+        ("vit-b16", 5e-4, 0.6, 0.05, 0.1),
+        ("vit-b16-supervised", 1e-4, 0.4, 0.05, 0.1),
+        ("vit-s16", 5e-4, 0.5, 0.05, 0.1),
+        ("resnet50", 5e-4, 0.4, 5e-4, 0.0),
+        ("resnet50-d16", 5e-4, 0.45, 5e-4, 0.0),
+        ("convnext-t", 2.5e-4, 0.6, 0.05, 0.2),
+        ("rf-convnext-t-search", 2.5e-4, (0.6, 0.9, 10), 0.05, 0.2),
+        ("rf-convnext-t-single", 2.5e-4, (0.6, 0.9, 10), 0.05, 0.2),
+        ("rf-convnext-t-multiple", 2.5e-4, (0.55, 0.9, 10), 0.05, 0.1),
+        ("rf-convnext-t-merge", 2.5e-4, (0.55, 1.0, 10), 0.05, 0.2),
+    ],
+)
+def test_published_settings_of_semi_supervised_fine_tuning(name, lr, decay, weight_decay, drop_path):
+    recipe = RECIPES[f"semi-{name}"]()
+    optimisation, layers = recipe.finetune.optimisation, recipe.finetune.optimisation.layers
+    assert (optimisation.lr, optimisation.weight_decay, recipe.backbone.drop_path) == (lr, weight_decay, drop_path)
+    assert (layers.decay, layers.rf_decay, layers.rf_multiplier) == (
+        decay if isinstance(decay, tuple) else (decay, 1, 1)
+    )
+    assert (optimisation.epochs, optimisation.batch_size, optimisation.warmup_epochs) == (100, 256, 5)
+    assert optimisation.final_lr == 1e-6 and recipe.finetune.scale == (0.14, 1.0) and recipe.shorter_side_px == 256
+    assert recipe.finetune.colour.std == (0.229, 0.224, 0.225) and recipe.finetune.colour.blur_p == 0.5
+
+
+@pytest.mark.parametrize(
     "make",
     [
         lambda: Crops(global_scale=(0.5, 0.2)),

@@ -53,3 +53,30 @@ def test_data_without_annotated_images_is_refused(shards: Path, tmp_path: Path) 
     (bare / "manifest.json").write_text(json.dumps(manifest))
     refused = program("finetune.py", tmp_path, "demo", *options(bare, tmp_path))
     assert refused.returncode == 2 and "train-semi" in refused.stdout + refused.stderr
+
+
+def test_receptive_fields_are_searched_merged_and_scored_again(shards: Path, tmp_path: Path) -> None:
+    """Layer-wise AdamW, colours, drop path on a small ConvNeXt; the merged network's weights give its scores again."""
+
+    def run(name: str, *more: str) -> tuple[dict, Path]:
+        own = "--finetune.optimisation.batch-size=16", "--finetune.head.norm", "--finetune.head.patch=2"
+        adam = "--finetune.optimisation.optimiser=adamw", "--finetune.optimisation.lr=0.002"
+        asked = arguments(*TINY, f"--data={shards}", f"--storage={tmp_path}", f"--name={name}", *own, *adam, *more)
+        run_program("finetune.py", tmp_path, "demo", *asked)
+        return result_of(tmp_path / name), tmp_path / name / "finetune"
+
+    backbone = "--backbone=rf-next:test_convnext", "--backbone.drop-path=0.1", "--finetune.colour.jitter-p=0.8"
+    layers = "--finetune.optimisation.layers.decay=0.8", "--finetune.optimisation.layers.rf-multiplier=10"
+    searching = "--finetune.optimisation.epochs=3", "--finetune.search.every-epochs=1", "--finetune.search.times=2"
+    _, found = run("search", *backbone, *layers, *searching)
+    dilations = [json.loads(line).get("dilation") for line in (found / "metrics.jsonl").read_text().splitlines()]
+    assert dilations[0] == 1.5 and len(set(dilations)) >= 1
+    merge = *backbone, "--backbone.rf-mode=merge", f"--weights={found / 'weights.safetensors'}"
+    result, merged = run("merge", *merge, "--finetune.optimisation.epochs=1")
+    assert result["metrics"]["finetuned"]["miou"] > 0
+    state = WeightsFile(Location.parse(merged / "weights.safetensors"))()
+    kernels = {value.shape[-1] for name, value in state.items() if name.endswith("conv_dw.weight")}
+    assert kernels <= {13, 19, 25, 37} and not any(name.endswith("sample_weights") for name in state)
+    trained = f"--weights={merged / 'weights.safetensors'}", "--trained"
+    again, _ = run("again", *backbone, "--backbone.rf-mode=merge", *trained)
+    assert again["trained"] and again["metrics"] == result["metrics"]

@@ -37,3 +37,11 @@ def test_ignored_pixels_cost_nothing_and_do_not_count():
     torch.testing.assert_close(loss, -logits.log_softmax(dim=1)[:, 3, 2].mean())
     loss.backward()
     assert logits.grad is not None and logits.grad[:, :, [0, 1, 3, 4, 5]].abs().max() == 0
+
+
+def test_compares_at_a_multiple_of_the_logits_resolution():
+    labels = torch.randint(0, 5, (2, 24, 24), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(1))
+    resized = torch.nn.functional.interpolate(logits, (6, 6), mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.cross_entropy(resized, labels[:, ::4, ::4])
+    torch.testing.assert_close(segmentation_loss(logits, labels, upsampling=2), expected)

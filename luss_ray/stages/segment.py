@@ -1,0 +1,176 @@
+"""Segments images of a folder or bucket: a label PNG for each, written by actors, gone on with after a stop."""
+
+import enum
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import UInt16
+from PIL import Image
+
+from luss_ray.core.errors import BadSampleError, UserError
+from luss_ray.export.segmenter import Segmenter, label_map, load
+from luss_ray.imagenet_s import masks
+from luss_ray.stages.shards import decode_images, run_over_shards
+from luss_ray.storage.uri import Location
+from luss_ray.train.cluster import Resources
+
+IMAGES, LABELS, PLAN, UNREADABLE = "images.parquet", "labels", "plan.json", "unreadable.json"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
+_PORTION = 64
+"""Images that an actor takes at a time; so many, resized, are in its memory."""
+_READ_THREADS = 16
+_MOST_COLOURS = 256
+
+
+class Codec(enum.Enum):
+    """How ids are written."""
+
+    IMAGENET_S = "imagenet-s"
+    """RGB PNG with id = R + 256 G, as ImageNet-S has it; any number of categories."""
+    PALETTE = "palette"
+    """PNG with one byte a pixel and a palette of colours, which viewers show; up to 255 categories."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which images there are, and what their labels are called."""
+
+    images: Sequence[str]
+    labels: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def portions(self) -> Iterator[slice]:
+        """Yield neighbours that are worked on together."""
+        for start in range(0, len(self), _PORTION):
+            yield slice(start, min(start + _PORTION, len(self)))
+
+
+def find(images: Location) -> Listing:
+    """Return the images below a location, by name.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(name for name in images.list() if name.lower().endswith(SUFFIXES))
+    if not found:
+        raise UserError(f"no images below {images.uri}: looked for {', '.join(SUFFIXES)}")
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in found]
+    seen: dict[str, int] = {}
+    for stem in stems:
+        seen[stem] = seen.get(stem, 0) + 1
+    kept = [stem if seen[stem] == 1 else name for stem, name in zip(stems, found, strict=True)]
+    return Listing(found, [f"{name}.png" for name in kept])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentWork:
+    """Segments a portion of the images."""
+
+    images: Location
+    out: Location
+    model: Location
+    codec: Codec
+    palette: tuple[str, ...]
+    """A colour "#rrggbb" for each id but 0."""
+
+    def load(self, device: torch.device) -> tuple[Segmenter, Listing, list[slice]]:
+        """Return the model and the list of images, which every actor reads once."""
+        listing = read_listing(self.out)
+        return load(self.model.uri).to(device), listing, list(listing.portions())
+
+    def process(self, portion: int, loaded: Any, device: torch.device) -> list[str]:
+        """Write the labels of a portion's images."""
+        model, listing, portions = loaded
+        names = listing.images[portions[portion]]
+        targets = listing.labels[portions[portion]]
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            read = enumerate(pool.map(self._read, names))
+            decoded = decode_images(read, model.config.shorter_side_px, lambda number: names[number])
+            writing = []
+            for images, batch in decoded.batches(device):
+                for image, logits in zip(images, model(batch), strict=True):
+                    ids = label_map(logits, image.height, image.width)
+                    writing.append(pool.submit(self.out.write, f"{LABELS}/{targets[image.row]}", self.encode(ids)))
+            for written in writing:
+                written.result()
+        return decoded.bad
+
+    def _read(self, name: str) -> bytes | BadSampleError:
+        try:
+            return self.images.read(name)
+        except FileNotFoundError:
+            return BadSampleError("it has gone")
+
+    def encode(self, ids: UInt16[np.ndarray, "h w"]) -> bytes:
+        """Return a label map as its PNG."""
+        if self.codec is Codec.IMAGENET_S:
+            return masks.encode(ids)
+        picture = Image.fromarray(ids.astype(np.uint8), mode="P")
+        picture.putpalette([0, 0, 0, *(int(colour[at : at + 2], 16) for colour in self.palette for at in (1, 3, 5))])
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+        return stream.getvalue()
+
+
+def segment(work: SegmentWork, num_names: int, resources: Resources, *, max_bad_samples: int | None) -> Listing:
+    """Write the labels of all images that have none yet; return the images.
+
+    Args:
+        work: what is done.
+        num_names: ids that the model gives.
+        resources: what it takes of the cluster.
+        max_bad_samples: unreadable images that are put aside before it is given up; None = 1 %, at least 10.
+
+    Raises:
+        UserError: the output is of another job, too many images can't be read, or a store refused.
+    """
+    if work.codec is Codec.PALETTE and num_names > _MOST_COLOURS:
+        raise UserError(
+            f"a palette has {_MOST_COLOURS} colours, the model {num_names} categories: use --codec imagenet-s"
+        )
+    listing = _plan(work)
+    there = set(work.out.list(f"{LABELS}/"))
+    portions = list(listing.portions())
+    todo = [
+        number
+        for number, portion in enumerate(portions)
+        if any(f"{LABELS}/{label}" not in there for label in listing.labels[portion])
+    ]
+    sizes = np.array([portion.stop - portion.start for portion in portions])
+    most = max(10, len(listing) // 100) if max_bad_samples is None else max_bad_samples
+    bad = run_over_shards(work, todo, sizes, "segmenting", resources, max_bad_samples=most)
+    work.out.write_json(UNREADABLE, sorted(bad))
+    return listing
+
+
+def _plan(work: SegmentWork) -> Listing:
+    """Write down which images there are, or read what was written down when this was begun."""
+    mine = {"images": work.images.uri, "model": work.model.uri, "codec": work.codec.value}
+    if work.out.exists(PLAN):
+        theirs = work.out.read_json(PLAN)
+        if theirs != mine:
+            changed = ", ".join(
+                f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if theirs.get(key) != mine[key]
+            )
+            raise UserError(f"{work.out.uri} holds other labels ({changed}): choose another --out")
+        return read_listing(work.out)
+    listing = find(work.images)
+    work.out.check_writable()
+    work.out.create_table(IMAGES, pa.table({"image": listing.images, "label": listing.labels}))
+    work.out.write_json(PLAN, mine)
+    return listing
+
+
+def read_listing(out: Location) -> Listing:
+    """Return the images that were written down when labels were begun here."""
+    table = out.read_table(IMAGES)
+    return Listing(table["image"].to_pylist(), table["label"].to_pylist())

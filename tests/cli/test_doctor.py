@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luss_ray.cli.doctor import Finding, Verdict, examine
+from luss_ray.core.errors import UserError
+from luss_ray.storage.uri import Location
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def look(storage: str, **options) -> dict[str, Finding]:
+    asked = {"data": None, "images": None, "workers": 1, "quick": True} | options
+    return by_name(examine("demo", storage=storage, **asked))
+
+
+def test_a_sound_machine(tmp_path: Path) -> None:
+    found = look(str(tmp_path / "runs"), quick=False, images=1000)
+    assert {name for name, finding in found.items() if finding.verdict is Verdict.BAD} == set()
+    assert "torch" in found["versions"].text and "cores" in found["machine"].text
+    assert "images/s a core" in found["decoding"].text and "GiB free" in found["storage"].text
+    assert "pretraining" in found["recipe demo"].text and "h for 24 epochs of 1000 images" in found["recipe demo"].text
+    assert not list(tmp_path.glob("runs/.doctor*")), "it cleans up"
+
+
+def test_a_store_is_written_to_and_cleaned_again(s3_environment) -> None:
+    bucket = s3_environment.bucket("doctored")
+    storage = look(f"{bucket}/runs")["storage"]
+    assert storage.verdict is Verdict.GOOD and "ms a request" in storage.text
+    assert Location.parse(bucket).list() == []
+
+
+def test_a_store_that_ignores_conditions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Location, "create", lambda self, name, data: True)
+    storage = look(str(tmp_path))["storage"]
+    assert storage.verdict is Verdict.BAD and "conditional writes" in storage.text
+
+
+def test_what_is_wrong_is_bad_and_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = look(str(tmp_path / "file" / "runs"), data=str(tmp_path / "no-data"))
+    assert found["storage"].verdict is Verdict.BAD and found["data"].verdict is Verdict.BAD
+    assert "no dataset at" in found["data"].text
+    command = [
+        sys.executable,
+        "-m",
+        "luss_ray.cli.main",
+        "doctor",
+        "demo",
+        "--storage",
+        str(tmp_path / "file" / "runs"),
+    ]
+    done = subprocess.run([*command, "--quick"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1 and "✗" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_data_are_opened_and_read(shards: Path, tmp_path: Path) -> None:
+    found = look(str(tmp_path), data=str(shards))["data"]
+    assert found.verdict is Verdict.GOOD and "train" in found.text and "with masks" in found.text
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    found = look(str(tmp_path))["Ray"]
+    assert found.verdict is Verdict.BAD and "RAY_ADDRESS=127.0.0.1:1" in found.text
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean semi-vit-b16"):
+        examine("semi-vitb16", storage="runs", data=None, images=None, workers=1, quick=True)

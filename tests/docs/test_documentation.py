@@ -1,0 +1,89 @@
+"""What the documentation tells people to type exists: every program, every option, every recipe, every file."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tyro
+
+from luss_ray.config.command_line import parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_RECIPES = ("pass.py", "finetune.py", "distance_matching.py")
+_BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+_PROGRAM = re.compile(r"(?:uv run |-- python |python )((?:jobs|shards)/\w+\.py)(.*)")
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """(page, program, its words) of each command in a block of shell."""
+    found = []
+    for page in PAGES:
+        for language, block in _BLOCK.findall(page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines() if language == "bash" else []:
+                match = _PROGRAM.search(line)
+                if match:
+                    found.append((page.name, match[1], match[2].split("  #")[0].replace("…", " ")))
+    return found
+
+
+def module_of(program: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(program).stem + "_documented", ROOT / program)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # tyro reads its source
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page, program, words", commands(), ids=lambda text: text.strip()[:60])
+def test_commands_are_understood(page: str, program: str, words: str) -> None:
+    module, given = module_of(program), shlex.split(words)
+    asked = getattr(module, "Options", None)
+    if program.rpartition("/")[2] in WITH_RECIPES:
+        needed = [] if "--data" not in words or not words.rstrip().endswith("--data") else ["DATA"]
+        needed += ["--weights", "W"] if program.endswith("matching.py") and "--weights" not in words else []
+        parse(asked, given + needed, program=program, about="")  # pyright: ignore[reportArgumentType]
+        return
+    name = re.search(r"tyro\.cli\((\w+)", (ROOT / program).read_text())
+    entry = asked or getattr(module, name[1])  # pyright: ignore[reportOptionalSubscript]
+    parser = tyro.extras.get_parser(entry, config=(tyro.conf.EnumChoicesFromValues,))
+    known = set(parser._option_string_actions)
+    for word in given:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in known, f"{page}: {program} has no {word}"
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 25 and {"jobs/pass.py", "jobs/segment.py", "shards/build.py"} <= {c[1] for c in commands()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_that_is_shown_compiles(page: Path) -> None:
+    for language, block in _BLOCK.findall(page.read_text()):
+        if language == "python":
+            compile(block, page.name, "exec")
+
+
+def test_extending_works_as_shown() -> None:
+    """The whole of docs/extending.md, run from top to bottom."""
+    blocks = [
+        block
+        for language, block in _BLOCK.findall((ROOT / "docs" / "extending.md").read_text())
+        if language == "python"
+    ]
+    assert len(blocks) >= 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "extending.md", "exec"), names)
