@@ -61,7 +61,8 @@ def main(options: Options) -> None:
     listing = segment(work, len(names), resources, max_bad_samples=options.max_bad_samples)
     num_bad = len(out.read_json(UNREADABLE))
     if options.num_shown > 0:
-        chosen = np.linspace(0, len(listing) - 1, min(options.num_shown, len(listing))).round().astype(int)
+        last, num = len(listing) - 1, min(options.num_shown, len(listing))
+        chosen: list[int] = np.linspace(0, last, num).round().astype(int).tolist()
         pairs = [(listing.images[row], f"{LABELS}/{listing.labels[row]}") for row in chosen]
         write_gallery(images, out, pairs, names, colours)
         CONSOLE.print(f"page    {out / PAGE}")

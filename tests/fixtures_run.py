@@ -67,11 +67,13 @@ def run_job(folder: Path, *options: str, environment: dict[str, str] | None = No
     return done.stdout
 
 
-def program(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def program(
+    name: str, folder: Path, *words: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run another job to its end; its log lies in `folder`."""
     return subprocess.run(
         [sys.executable, str(ROOT / "jobs" / name), *words, "--log", str(folder / "ray.log")],
-        env=job_environment(),
+        env=job_environment(environment),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -92,9 +94,9 @@ def audit_command(run: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / "audit.py"), run]
 
 
-def run_program(name: str, folder: Path, *words: str) -> str:
+def run_program(name: str, folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
     """Run another job, which must succeed; return what it printed."""
-    done = program(name, folder, *words)
+    done = program(name, folder, *words, environment=environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_tail(folder / 'ray.log')}"
     return done.stdout
 

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -162,7 +163,7 @@ def _ray() -> tuple[Verdict, str]:
     import ray  # noqa: PLC0415 (takes seconds, and only a cluster asks for it)
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # noqa: BLE001 (whatever keeps one from joining is what people want to know)
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Verdict.BAD, f"no cluster at RAY_ADDRESS={address} ({line}): start one, or unset it"

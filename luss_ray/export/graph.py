@@ -80,12 +80,13 @@ def _traced(model: Segmenter, step: int, *, free: bool) -> ExportedProgram | Non
 
 
 def _to_onnx(program: ExportedProgram, about: dict[str, Any]) -> bytes:
+    import onnx.helper  # noqa: PLC0415 (only where it is there)
+
     exported = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False)
     assert exported is not None
-    exported.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
-    stream = io.BytesIO()
-    exported.save(stream)
-    return stream.getvalue()
+    proto = exported.model_proto
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in about.items()})
+    return proto.SerializeToString()
 
 
 def _to_pt2(program: ExportedProgram, about: dict[str, Any]) -> bytes:

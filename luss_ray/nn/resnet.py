@@ -1,7 +1,7 @@
 """Residual networks with torchvision's layers and names, of any width, that give all four stages."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -53,7 +53,10 @@ class ResNetArchitecture:
             stride *= stage_stride
         return stride
 
-    last_norm: ClassVar[None] = None
+    @property
+    def last_norm(self) -> str | None:
+        """Return None: c4 ends in an activation."""
+        return None
 
     @property
     def about(self) -> str:

@@ -142,7 +142,7 @@ class RFConv2d(nn.Conv2d):
             self.kernel_size = (kernel.shape[2], kernel.shape[3])
             self.weight = nn.Parameter(self.weight.new_empty(kernel.shape))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if f"{prefix}weight" in state_dict:
             self.fit(state_dict[f"{prefix}weight"])
         super()._load_from_state_dict(state_dict, prefix, *rest)  # pyright: ignore[reportArgumentType]

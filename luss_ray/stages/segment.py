@@ -87,11 +87,10 @@ class SegmentWork:
         listing = read_listing(self.out)
         return load(self.model.uri).to(device), listing, list(listing.portions())
 
-    def process(self, portion: int, loaded: Any, device: torch.device) -> list[str]:
+    def process(self, shard: int, network: Any, device: torch.device) -> list[str]:
         """Write the labels of a portion's images."""
-        model, listing, portions = loaded
-        names = listing.images[portions[portion]]
-        targets = listing.labels[portions[portion]]
+        model, listing, portions = network
+        names, targets = listing.images[portions[shard]], listing.labels[portions[shard]]
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             read = enumerate(pool.map(self._read, names))
             decoded = decode_images(read, model.config.shorter_side_px, lambda number: names[number])

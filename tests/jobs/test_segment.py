@@ -95,5 +95,5 @@ def test_labels_of_a_bucket(model: Path, images: Path, s3_environment: S3Server,
     for path in sorted(images.rglob("*.*"))[:5]:
         (bucket / "in").write(path.name, path.read_bytes())
     asked = "--model", str(model), "--images", f"{bucket.uri}/in", "--out", f"{bucket.uri}/out", "--num-shown", "3"
-    assert "5 of 5" in run_program("segment.py", tmp_path, *asked)
+    assert "5 of 5" in run_program("segment.py", tmp_path, *asked, environment=s3_environment.environment())
     assert len((bucket / "out").list("labels/")) == 5 and (bucket / "out").exists("index.html")
