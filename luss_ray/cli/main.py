@@ -1,6 +1,5 @@
 """`luss-ray`: what is neither a job nor about shards: `doctor` before a run, `watch RUN` during one."""
 
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -52,7 +51,7 @@ def main() -> None:
     run(
         lambda: parsed(
             lambda: tyro.extras.subcommand_cli_from_dict(
-                {"doctor": doctor, "watch": watch}, prog="luss-ray", description=f"{__doc__} (in {Path.cwd()})"
+                {"doctor": doctor, "watch": watch}, prog="luss-ray", description=__doc__
             )
         )
     )

@@ -14,6 +14,8 @@ import pytest
 from fixtures_faults import RunningJob, kill_trainers
 from fixtures_track import as_scalars, scalars
 
+import luss_ray
+from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.storage.dataset import ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
@@ -96,6 +98,24 @@ def test_labels_and_predictions_are_there_for_every_image(finished: tuple[Path, 
         labels = LabelShards(Location.parse(run / folder), split)
         missing = [row for row, label in enumerate(labels.read(range(len(split)))) if label is None]
         assert labels.is_complete and missing == ([job.UNREADABLE_ROW] if split.name == "train" else [])
+
+
+def test_the_model_to_take_away_gives_the_runs_predictions(finished: tuple[Path, str], shards: Path) -> None:
+    run, _ = finished
+    model, result = luss_ray.load(run), job.result_of(run)
+    split = ShardedDataset.open(Location.parse(shards)).split("validation")
+    matching = result["metrics"]["matching"]["clusters"]
+    categories = result["data"]["categories"]
+    assert model.names[0] == "other" and len(model.names) == 5
+    for cluster, category in enumerate(matching[1:], start=1):
+        assert model.names[cluster] == (categories[category - 1] if category else f"cluster {cluster}")
+    rows = np.arange(6)
+    predicted = LabelShards(Location.parse(run / "predictions"), split).read(rows)
+    for image, label in zip(split.read_images(rows), predicted, strict=True):
+        assert label is not None
+        assert (model.predict(image) == masks.decode(label)).mean() > 0.999
+    card = (run / "model" / "README.md").read_text()
+    assert f"{result['metrics']['finetuned']['miou']:.1f}" in card and result["data"]["digest"] in card
 
 
 def test_pseudo_labels_are_counted_and_verified(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
