@@ -26,8 +26,7 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         "",
         f"# {title}",
         "",
-        f'Tells {len(names)} categories and "other" apart, pixel by pixel, in images of any size. Made with '
-        "[luss_ray](https://pypi.org/project/luss-ray/).",
+        f'Tells {len(names)} categories and "other" apart, pixel by pixel, in images of any size. Made with luss_ray.',
         "",
         "```python",
         "import luss_ray",

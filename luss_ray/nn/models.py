@@ -74,7 +74,9 @@ def describe(features: Float[Tensor, "B C H W"], attention: Float[Tensor, "B C H
         features: of `PixelAttentionModel.attend`.
         attention: of the same.
     """
-    return F.normalize(pool(features * attention), dim=1)
+    # As the mean of a product, without the memory that the product would take.
+    weighted = torch.linalg.vecdot(features.float().flatten(2), attention.float().flatten(2))
+    return F.normalize(weighted / features[0, 0].numel(), dim=1)
 
 
 class PretrainModel(Backbone):
