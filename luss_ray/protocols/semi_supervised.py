@@ -145,5 +145,5 @@ def _take_over(run: Run, *, weights: GivenWeights, state: dict[str, Any]) -> Fin
         folder.write(WEIGHTS, safetensors.torch.save(state))
         return {"weights": weights.about()}
 
-    settings = {"backbone": run.recipe.backbone, "head": run.recipe.finetune.head, "weights": run.weights}
-    return run.stage("finetune", settings, work)
+    follows_from = {"backbone": run.recipe.backbone, "head": run.recipe.finetune.head, "weights": run.weights}
+    return run.stage("finetune", follows_from, work)
