@@ -127,7 +127,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
                 axes.barh(place + offset, statistics.mean(values), 0.34, color=colour)
                 axes.plot(values, [place + offset] * len(values), "o", color="black", markersize=3)
     axes.set_yticks(range(len(titles)), titles)
-    axes.set_xlabel("mIoU on validation, percent; dark: fine-tuned, light: pseudo-labels; a dot a seed")
+    axes.set_xlabel("mIoU on validation, percent\n(dark: fine-tuned, light: pseudo-labels, dots: seeds)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
