@@ -199,7 +199,7 @@ def _pixels(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
             )
         return np.ascontiguousarray(picture)
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return np.array(picture.convert("RGB"))
     if isinstance(picture, str | Path):
         location = Location.parse(picture)
         try:
