@@ -32,6 +32,8 @@ class StageState:
     """Figures of a training stage so far."""
     num_steps: int | None = None
     """Steps of a training stage, where they are known."""
+    batch_size: int = 0
+    """Images a step."""
     num_files: int = 0
     """What other stages have published so far."""
 
@@ -42,9 +44,6 @@ class StageState:
             return None
         done, rate = self.rows[-1]["step"], self.rows[-1]["images_per_s"]
         return (self.num_steps - done) * self.batch_size / rate if self.batch_size else None
-
-    batch_size: int = 0
-    """Images a step."""
 
 
 def read_states(run: Location) -> list[StageState]:
