@@ -1,6 +1,5 @@
 """Looks at a machine, a store and a cluster before a run: what is there, what works, what a recipe would take."""
 
-import dataclasses
 import enum
 import importlib.metadata
 import logging
@@ -62,7 +61,7 @@ class Finding:
 def examine(
     recipe_name: str, *, storage: str, data: str | None, images: int | None, workers: int, quick: bool
 ) -> list[Finding]:
-    """Return what all checks found; none of them raises.
+    """Return what all checks found; what is wrong is a finding.
 
     Args:
         recipe_name: whose training is tried.
@@ -71,6 +70,9 @@ def examine(
         images: that hours are worked out for.
         workers: training workers like this machine.
         quick: leave out the trial of training.
+
+    Raises:
+        UserError: there is no such recipe.
     """
     recipe = recipe_named(recipe_name)
     findings = [_versions(), _machine(), _gpus(), _decoding()]
@@ -239,9 +241,7 @@ def _trial(recipe: Recipe, num_images: int | None, workers: int) -> tuple[Verdic
 def _steps(recipe: Recipe, num: int, device: torch.device, *, mixed: bool) -> tuple[float, int | None]:
     """Return the seconds of a step, and the most memory of a GPU in use."""
     rng, world = np.random.default_rng(0), World(rank=0, size=1, device=device)
-    recipe = replace(
-        recipe, pretrain=replace(recipe.pretrain, queue=dataclasses.replace(recipe.pretrain.queue, length=0))
-    )
+    recipe = replace(recipe, pretrain=replace(recipe.pretrain, queue=replace(recipe.pretrain.queue, length=0)))
     pixels = {
         f"crops_{kind}": rng.integers(0, 256, (num, spec.num, spec.size_px, spec.size_px, 3), np.uint8)
         for kind, spec in enumerate(recipe.pretrain.crops.specs())

@@ -39,22 +39,16 @@ def graph_bytes(model: Segmenter, kind: str, *, fixed_px: int | None = None) -> 
     if kind == ONNX and (importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxscript") is None):
         raise UserError("ONNX needs two more packages: uv sync --inexact --extra onnx")
     stride = model.network.stride
-    program, sizes = None, "any size"
-    if fixed_px is None:
-        program = _traced(model, stride, free=True)
-        fixed_px = -(-_DEFAULT_PX // stride) * stride
-        sizes = f"any height and width in multiples of {stride}"
-    if program is None:
-        program, sizes = _traced(model, fixed_px, free=False), f"{fixed_px} x {fixed_px} pixels"
+    program = _traced(model, stride, free=True) if fixed_px is None else None
+    side, free = fixed_px or -(-_DEFAULT_PX // stride) * stride, program is not None
+    program = program or _traced(model, side, free=False)
     if program is None:
         raise UserError(f"{model.config.model.architecture.about} can't be traced by torch.export")
     about = {"names": list(model.names), "mean": MEAN, "std": STD, "shorter_side_px": model.config.shorter_side_px}
     content = _to_onnx(program, about) if kind == ONNX else _to_pt2(program, about)
     run = _onnx_runner(content) if kind == ONNX else torch.export.load(io.BytesIO(content)).module()
-    fixed = "x" in sizes
-    shapes = [(1, fixed_px, fixed_px)] if fixed else [(1, fixed_px, fixed_px), (2, 3 * stride, 5 * stride)]
-    _compare(model, run, shapes)
-    return content, sizes
+    _compare(model, run, [(1, side, side), *([(2, 3 * stride, 5 * stride)] if free else [])])
+    return content, f"any height and width in multiples of {stride}" if free else f"{side} x {side} pixels"
 
 
 def _traced(model: Segmenter, step: int, *, free: bool) -> ExportedProgram | None:
@@ -73,10 +67,8 @@ def _traced(model: Segmenter, step: int, *, free: bool) -> ExportedProgram | Non
     try:
         with torch.no_grad():
             return torch.export.export(model, (example,), dynamic_shapes=shapes)
-    except Exception:
-        if free:
-            return None  # its code asks for numbers: a fixed size will do
-        raise
+    except Exception:  # noqa: BLE001 (torch raises many kinds for what it can't trace)
+        return None
 
 
 def _to_onnx(program: ExportedProgram, about: dict[str, Any]) -> bytes:
