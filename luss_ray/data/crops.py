@@ -66,19 +66,22 @@ def draw_boxes(
     Source: torchvision's RandomResizedCrop: the first of 10 tries that fits the image, else the largest centred
     box of an allowed ratio. The place is drawn once rather than in every try, which is the same distribution.
     """
-    u_area, u_ratio, u_place = draws[:, :NUM_TRIES], draws[:, NUM_TRIES : 2 * NUM_TRIES], draws[:, 2 * NUM_TRIES :]
-    area = height * width * (spec.scale[0] + (spec.scale[1] - spec.scale[0]) * u_area)
+    # Plain numbers: for the two boxes of an image NumPy's calls would take five times as long.
+    return np.array([_draw_box(height, width, spec, numbers) for numbers in draws.tolist()], np.int64).reshape(-1, 5)
+
+
+def _draw_box(height: int, width: int, spec: CropSpec, draws: list[float]) -> tuple[int, int, int, int, bool]:
+    low, high = (height * width * share for share in spec.scale)
     log_low, log_high = math.log(spec.ratio[0]), math.log(spec.ratio[1])
-    ratio = np.exp(log_low + (log_high - log_low) * u_ratio)
-    tries = np.rint(np.sqrt(np.stack([area * ratio, area / ratio], axis=-1))).astype(np.int64)
-    source = np.array([width, height])
-    fits = np.all((tries > 0) & (tries <= source), axis=-1)
-    sides = tries[np.arange(len(draws)), fits.argmax(axis=1)]
-    free = np.where(fits.any(axis=-1)[:, None], source - sides, -1)
-    corner = np.minimum(np.floor(u_place[:, :2] * (free + 1)).astype(np.int64), free)
-    boxes = np.concatenate([corner, sides, (u_place[:, 2:] < spec.flip_p).astype(np.int64)], axis=1)
-    boxes[free[:, 0] < 0, :4] = _central_box(height, width, spec.ratio)
-    return boxes
+    u_left, u_top, u_flip = draws[2 * NUM_TRIES :]
+    flip = u_flip < spec.flip_p
+    for u_area, u_ratio in zip(draws[:NUM_TRIES], draws[NUM_TRIES : 2 * NUM_TRIES], strict=True):
+        area, ratio = low + (high - low) * u_area, math.exp(log_low + (log_high - log_low) * u_ratio)
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = int(u_left * (width - box_width + 1)), int(u_top * (height - box_height + 1))
+            return min(left, width - box_width), min(top, height - box_height), box_width, box_height, flip
+    return *_central_box(height, width, spec.ratio), flip
 
 
 def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:

@@ -91,7 +91,7 @@ class Loader:
         self.split = spec.open_split()
         self.read_labels = self._label_source()
         self.plan = spec.open_plan()
-        self.pool = ThreadPoolExecutor(num_threads)
+        self.num_threads, self.pool = num_threads, ThreadPoolExecutor(num_threads)
         torch.set_num_threads(1)
 
     def _label_source(self) -> Callable[[Rows], list[bytes | None]]:
@@ -134,8 +134,13 @@ class Loader:
                     arrays[name] = np.empty((len(rows), *array.shape), array.dtype)
                 arrays[name][place] = array
 
+        def make_every(start: int) -> None:
+            for place in range(start, len(rows), self.num_threads):
+                make(place)
+
         make(0)  # its arrays show the shapes of all
-        list(self.pool.map(make, range(1, len(rows))))
+        # A task for each thread rather than for each image, whose wake-ups would take a twentieth of the time.
+        list(self.pool.map(make_every, range(1, 1 + self.num_threads)))
         return arrays | {"epoch": epochs, "row": rows, "used_row": used}
 
     def _sample(
