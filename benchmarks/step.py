@@ -33,10 +33,11 @@ from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import RECIPES
 from luss_ray.data.grid import pair_grid
 from luss_ray.data.plan import Plan
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import PretrainModel
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
 from luss_ray.train.step import backward, has_bfloat16, to_device
-from luss_ray.train.swapped import CodeBook, on_device
+from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import World
 from luss_ray.train.views import coloured_crops
 
@@ -121,7 +122,7 @@ def bare_network(
     recipe: Recipe, batch: dict[str, np.ndarray], device: torch.device, *, mixed: bool
 ) -> Callable[[], None]:
     """Return a function that takes the network forward and back."""
-    model = on_device(pretrain_model(recipe), device)
+    model = on_device(pretrain_model(recipe), device).train()
     tensors = to_device(batch, device)
     crops = [crop.detach() for crop in coloured_crops(tensors, recipe.pretrain.crops, 0)]
     grids = to_grids(recipe, batch).to(device)

@@ -44,7 +44,8 @@ def augment_batched(
     crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: ColourSpec
 ) -> Float[Tensor, "n 3 h w"]:
     """Do what `augment` says, the whole batch at a time, on any device."""
-    pixels = _jitter(_unit_floats(crops), params)
+    planes = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    pixels = _jitter(planes, params)
     _make_grey(pixels, params)
     _blur(pixels, params)
     return _standardise(pixels, spec.mean, spec.std).contiguous(memory_format=torch.channels_last)
@@ -55,12 +56,11 @@ def normalise(
     mean: tuple[float, float, float] = MEAN,
     std: tuple[float, float, float] = STD,
 ) -> Float[Tensor, "n 3 h w"]:
-    """Return 8-bit pixels as floats in [0, 1], less mean, divided by std, on the device where they are."""
-    return _standardise(_unit_floats(crops), mean, std)
+    """Return 8-bit pixels as floats in [0, 1], less mean, divided by std, on the device where they are.
 
-
-def _unit_floats(crops: Tensor) -> Tensor:
-    return crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    In memory they stay pixel by pixel, as convolutions want them (`torch.channels_last`).
+    """
+    return _standardise(crops.permute(0, 3, 1, 2).float().mul_(1 / 255), mean, std)
 
 
 def _standardise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

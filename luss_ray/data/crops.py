@@ -184,10 +184,16 @@ def resize_shorter(image: UInt8[np.ndarray, "h w 3"], size_px: int) -> UInt8[np.
         BadSampleError: the sides are so unequal that the result would exceed `MAX_RESIZED_PIXELS`.
     """
     height, width = image.shape[:2]
-    shorter, longer = min(height, width), size_px * max(height, width) // min(height, width)
-    if size_px * longer > MAX_RESIZED_PIXELS:
-        raise BadSampleError(f"{width}x{height} pixels would become {size_px}x{longer}")
-    return resize(image, size_px, longer) if height == shorter else resize(image, longer, size_px)
+    new_height, new_width = shape_of_shorter(height, width, size_px)
+    if new_height * new_width > MAX_RESIZED_PIXELS:
+        raise BadSampleError(f"{width}x{height} pixels would become {new_width}x{new_height}")
+    return resize(image, new_height, new_width)
+
+
+def shape_of_shorter(height: int, width: int, size_px: int) -> tuple[int, int]:
+    """Return the (height, width) that `resize_shorter` gives an image."""
+    longer = size_px * max(height, width) // min(height, width)
+    return (size_px, longer) if height <= width else (longer, size_px)
 
 
 def centre_crop(image: UInt8[np.ndarray, "h w 3"], size_px: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -35,6 +35,22 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
     return _decode_jpeg(data, max_pixels) if data.startswith(_JPEG_START) else _decode_other(data, max_pixels)
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return the (height, width) that an image file's header tells, in pixels; (1, 1) where it tells none.
+
+    It is what `decode_image` gives wherever that gives anything, in a hundredth of the time.
+    """
+    try:
+        if data.startswith(_JPEG_START):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        else:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                height, width = image.height, image.width
+    except Exception:  # noqa: BLE001 (Pillow's readers raise anything on hostile bytes)
+        return 1, 1
+    return max(1, int(height)), max(1, int(width))
+
+
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)

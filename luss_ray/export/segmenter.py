@@ -17,6 +17,7 @@ from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.data.augment import normalise
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.config import ModelConfig
 from luss_ray.nn.models import SegmentationModel
 from luss_ray.nn.weights import WeightsFile
@@ -164,7 +165,7 @@ def load(path: str | Path) -> Segmenter:
     state = WeightsFile(folder / MODEL)()
     config.model.check(state)
     network.load_state_dict(state, strict=False)
-    return Segmenter(network, config)
+    return Segmenter(on_device(network, "cpu"), config)
 
 
 def model_folder(location: Location) -> Location:

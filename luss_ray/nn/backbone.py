@@ -1,11 +1,13 @@
 """What a network is built on: any architecture that gives maps of four stages."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @runtime_checkable
@@ -84,3 +86,8 @@ class Backbone(nn.Module):
         """Take the backbone's layers out of training: no gradients, and batch norms keep their statistics."""
         for name in self.layer_names:
             self.get_submodule(name).requires_grad_(False).eval()
+
+
+def on_device(network: Network, device: torch.device | str) -> Network:
+    """Return the network on the device, its weights in the memory order that convolutions want."""
+    return network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

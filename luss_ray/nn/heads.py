@@ -106,8 +106,16 @@ class Prototypes(nn.Linear):
         return self.scores(input)
 
 
+UPSAMPLING = 4
+
+
+def upsample(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 4*h 4*w"]:
+    """Return features at four times the resolution (bilinear), which clustering and labels are made from."""
+    return F.interpolate(features, scale_factor=UPSAMPLING, mode="bilinear", align_corners=False)
+
+
 class PixelAttention(nn.Module):
-    """Gate in (0, 1) for every channel of every pixel, from L2-normalised features.
+    """Gate in (0, 1) for every channel of every upsampled pixel, from its features divided by their length.
 
     Args:
         channels: channels of the features and of the gate.
@@ -125,9 +133,21 @@ class PixelAttention(nn.Module):
         )
         initialise(self)
 
-    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Return the gate of features of length 1 per pixel."""
-        return torch.sigmoid(self.atten(features) + self.threshold)
+    def forward(
+        self, features: Float[Tensor, "B C h w"], lengths: Float[Tensor, "B 1 4*h 4*w"]
+    ) -> Float[Tensor, "B C 4*h 4*w"]:
+        """Return the gate.
+
+        Args:
+            features: as the backbone gives them. The first convolution comes before the upsampling, which published
+                code does first: both are linear, so they may change places, and it has a 16th of the pixels then.
+            lengths: of the upsampled features of each pixel, above 0.
+        """
+        first = self.atten[0]
+        assert isinstance(first, nn.Conv2d) and first.bias is not None
+        hidden = upsample(F.conv2d(features, first.weight)).float()
+        hidden = torch.addcdiv(first.bias.view(1, -1, 1, 1), hidden, lengths)
+        return torch.sigmoid(self.atten[1:](hidden) + self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,8 @@ from luss_ray.nn.heads import (
     ProjectionHead,
     Prototypes,
     SegmentationHead,
+    upsample,
 )
-
-UPSAMPLING = 4
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,6 @@ class PretrainOutput:
 def pool(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
     """Return the mean over pixels, in float32."""
     return features.float().mean(dim=(2, 3))
-
-
-def upsample(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 4*h 4*w"]:
-    """Return features at four times the resolution (bilinear), which clustering and labels are made from."""
-    return F.interpolate(features, scale_factor=UPSAMPLING, mode="bilinear", align_corners=False)
 
 
 def describe(features: Float[Tensor, "B C H W"], attention: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
@@ -189,19 +183,27 @@ class PixelAttentionModel(Backbone):
         return embeddings.unflatten(0, (-1, n)), self.prototypes(embeddings).unflatten(0, (-1, n))
 
     def _pooled(self, images: Tensor) -> Tensor:
-        unit = F.normalize(upsample(self.stages(images)[3]).float(), dim=1)
-        return pool(unit * self._gate(unit))
+        features, lengths, gate = self._attend(self.stages(images)[3])
+        return pool(features / lengths * gate)
 
-    def _gate(self, unit: Tensor) -> Tensor:
-        return torch.ones_like(unit) if self.fbg is None else self.fbg(unit).float()
+    def _attend(self, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return upsampled features, their lengths and their gate."""
+        features = upsample(coarse).float()
+        lengths = features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        gate = torch.ones_like(features) if self.fbg is None else self.fbg(coarse, lengths).float()
+        return features, lengths, gate
 
     def attend(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
         """Return x4 upsampled features (B, C, 4h, 4w), not normalised, and their attention of the same shape.
 
         The mean of the attention over channels is the attention map.
         """
-        features = upsample(self.stages(images)[3]).float()
-        return features, self._gate(F.normalize(features, dim=1))
+        return self.attend_to(self.stages(images)[3])
+
+    def attend_to(self, coarse: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor]:
+        """Return what `attend` does, from c4."""
+        features, _, gate = self._attend(coarse)
+        return features, gate
 
 
 class SegmentationModel(Backbone):

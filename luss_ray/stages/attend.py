@@ -10,6 +10,7 @@ from torch import Tensor
 from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Labels, Recipe
 from luss_ray.imagenet_s.soft_label import LEVELS, Maps, SoftLabel
+from luss_ray.nn.heads import upsample
 from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.stages.extract import attention_maps, load_attention_model
 from luss_ray.storage.uri import Location
@@ -56,12 +57,13 @@ class Attender:
 
     def _decide(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return cluster, 1 .. k, and mean attention over channels: (n, h, w) at 4 times the features' resolution."""
-        features, attention = self.network.attend(batch)
+        coarse = self.network.stages(batch)[3]
+        features, attention = self.network.attend_to(coarse)
+        # Products before upsampling are those after it, both being linear, and have a 16th of the pixels.
+        cosines = upsample(torch.einsum("bchw,mc->bmhw", coarse.float(), self.directions))
         # The length of a feature doesn't change which centroid has the largest cosine, unless something is added.
-        weight = self.settings.image_prior
-        compared = F.normalize(features, dim=1) if weight else features
-        cosines = torch.einsum("bchw,mc->bmhw", compared, self.directions)
-        if weight:
+        if weight := self.settings.image_prior:
             of_image = describe(features, attention) @ self.directions.T
-            cosines = cosines + weight * of_image[:, :, None, None]
+            lengths = features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            cosines = cosines / lengths + weight * of_image[:, :, None, None]
         return self.clusters[cosines.argmax(dim=1)], attention_maps(attention, self.settings)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from luss_ray.clustering.features import feature_table
 from luss_ray.config.recipe import Labels, Recipe
-from luss_ray.data.crops import centre_crop
 from luss_ray.metrics.threshold import AttentionHistogram
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.stages.run import Finished, Run
-from luss_ray.stages.shards import ShardImages, Whole, read_shard, run_over_shards
+from luss_ray.stages.shards import read_shard, run_over_shards
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
@@ -34,7 +34,7 @@ def load_attention_model(recipe: Recipe, weights: Location, device: torch.device
     """Return the network of step 2 with the weights that its training left, ready for inference."""
     model = pixel_attention_model(recipe)
     model.load_state_dict(safetensors.torch.load(weights.read()))
-    return model.to(device).eval()
+    return on_device(model, device).eval()
 
 
 def attention_maps(attention: Float[Tensor, "B C H W"], settings: Labels) -> Float[Tensor, "B H W"]:
@@ -70,13 +70,11 @@ class ExtractWork:
         """Publish columns `key`, `valid`, `feature` (C float32, zeros where the image is bad), and the histogram of
         the attention as the file's metadata."""
         whole = read_shard(self.split, shard, self.recipe.shorter_side_px)
-        crop_px = self.recipe.clustering.crop_px
-        crops = [Whole(i.row, centre_crop(i.resized, crop_px), i.height, i.width) for i in whole.images]
         rows = self.split.shard_rows(shard)
         features = np.zeros((len(rows), network.channels[-1]), np.float32)
         valid = np.zeros(len(rows), bool)
         histogram = AttentionHistogram()
-        for images, batch in ShardImages(crops, []).batches(device):
+        for images, batch in whole.batches(device, self.recipe.clustering.crop_px):
             pixels, attention = network.attend(batch)
             places = [image.row - int(rows[0]) for image in images]
             features[places] = describe(pixels, attention).cpu().numpy()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from luss_ray.imagenet_s import masks
 from luss_ray.metrics.neighbours import knn_predict
-from luss_ray.nn.backbone import Architecture, Backbone
+from luss_ray.nn.backbone import Architecture, Backbone, on_device
 from luss_ray.nn.checkpoint import load_backbone
-from luss_ray.nn.models import upsample
+from luss_ray.nn.heads import upsample
 from luss_ray.stages.shards import read_shard
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
@@ -36,7 +36,7 @@ class Features:
         """Return the backbone, ready for inference."""
         backbone = Backbone(self.architecture)
         load_backbone(self.read_weights(), backbone)
-        return backbone.to(device).eval()
+        return on_device(backbone, device).eval()
 
 
 def pixel_features(backbone: Backbone, batch: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

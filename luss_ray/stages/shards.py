@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.core.progress import StageProgress
 from luss_ray.data.augment import normalise
-from luss_ray.data.crops import resize_shorter
-from luss_ray.data.decode import decode_image
+from luss_ray.data.crops import centre_crop, resize_shorter, shape_of_shorter
+from luss_ray.data.decode import decode_image, image_size
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.store import be_patient
 from luss_ray.train.cluster import Resources
@@ -123,24 +123,37 @@ class Whole:
 
 @dataclass(frozen=True)
 class ShardImages:
-    """The decoded images of one shard, and which of its samples couldn't be decoded."""
+    """The images of one shard, those of one size after each other; they are decoded while others are worked on."""
 
-    images: list[Whole]
+    images: Iterable[Whole]
     bad: list[str]
+    """Names of samples that couldn't be decoded: all of them once the images have been taken."""
 
-    def batches(self, device: torch.device) -> Iterator[tuple[list[Whole], Tensor]]:
-        """Yield images of one size together, with the normalised batch (n, 3, h, w) on the device."""
-        ordered = sorted(self.images, key=lambda image: image.resized.shape)
-        start = 0
-        while start < len(ordered):
-            shape = ordered[start].resized.shape
-            most = max(1, _BATCH_PIXELS[device.type] // (shape[0] * shape[1]))
-            stop = start + 1
-            while stop < min(len(ordered), start + most) and ordered[stop].resized.shape == shape:
-                stop += 1
-            batch = ordered[start:stop]
-            yield batch, normalise(torch.from_numpy(np.stack([image.resized for image in batch])).to(device))
-            start = stop
+    def batches(self, device: torch.device, crop_px: int | None = None) -> Iterator[tuple[list[Whole], Tensor]]:
+        """Yield neighbours of one size together, with the normalised batch (n, 3, h, w) on the device.
+
+        Args:
+            device: of the network.
+            crop_px: side of the central square that is taken of each; None = the whole.
+        """
+        waiting: list[Whole] = []
+        for whole in self.images:
+            image = whole if crop_px is None else replace(whole, resized=centre_crop(whole.resized, crop_px))
+            if waiting and (_is_full(waiting, device) or waiting[0].resized.shape != image.resized.shape):
+                yield waiting, _batch(waiting, device)
+                waiting = []
+            waiting.append(image)
+        if waiting:
+            yield waiting, _batch(waiting, device)
+
+
+def _is_full(images: list[Whole], device: torch.device) -> bool:
+    height, width, _ = images[0].resized.shape
+    return (len(images) + 1) * height * width > _BATCH_PIXELS[device.type]
+
+
+def _batch(images: list[Whole], device: torch.device) -> Tensor:
+    return normalise(torch.from_numpy(np.stack([image.resized for image in images])).to(device))
 
 
 def read_shard(split: Split, shard: int, shorter_side_px: int) -> ShardImages:
@@ -162,6 +175,10 @@ def decode_images(
     """
     bad: list[str] = []
 
+    def size(numbered: tuple[int, bytes | BadSampleError]) -> tuple[int, int]:
+        _, data = numbered
+        return shape_of_shorter(*image_size(data), shorter_side_px) if isinstance(data, bytes) else (0, 0)
+
     def decode(numbered: tuple[int, bytes | BadSampleError]) -> Whole | None:
         row, data = numbered
         if isinstance(data, bytes):
@@ -171,6 +188,12 @@ def decode_images(
         bad.append(name(row))
         return None
 
-    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = pool.map(decode, read)
-        return ShardImages([image for image in decoded if image is not None], sorted(bad))
+    def in_order_of_size() -> Iterator[Whole]:
+        pool = ThreadPoolExecutor(max(_DECODE_THREADS, torch.get_num_threads()))
+        try:
+            yield from filter(None, pool.map(decode, sorted(read, key=size)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        bad.sort()
+
+    return ShardImages(in_order_of_size(), bad)

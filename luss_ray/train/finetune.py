@@ -10,12 +10,12 @@ from luss_ray.data.colour import COLOUR_DRAWS, draw_colour
 from luss_ray.data.plan import Plan
 from luss_ray.imagenet_s.masks import IGNORE
 from luss_ray.losses.segmentation import segmentation_loss
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import SegmentationModel
 from luss_ray.nn.rf_next import RFMode, RFNextArchitecture, rf_convolutions
 from luss_ray.train.optimiser import make_optimiser
-from luss_ray.train.swapped import on_device
 from luss_ray.train.trainee import World
 
 
@@ -51,7 +51,7 @@ class FinetuneTrainee:
         model, self.recipe, self.rank = segmentation_model(recipe, num_categories), recipe, world.rank
         load_backbone(weights, model)
         self.ignore = IGNORE if annotated else None
-        self.network = on_device(convert(model), world.device)
+        self.network = on_device(convert(model), world.device).train()
         assert isinstance(self.network, SegmentationModel)
         architecture, self.searching = self.network.architecture, []
         if isinstance(architecture, RFNextArchitecture):
@@ -73,7 +73,7 @@ class FinetuneTrainee:
                 convolution.search()
         if self.recipe.backbone.drop_path:
             torch.manual_seed(int(generator(self.recipe.seed, DROP_PATH, step, self.rank).integers(2**63)))
-        logits = network(self._coloured(batch).contiguous(memory_format=torch.channels_last))
+        logits = network(self._coloured(batch))
         labels = batch["label"].long()
         loss = segmentation_loss(logits, labels, ignore=self.ignore, upsampling=settings.loss_upsampling)
         if not self.searching:

@@ -5,11 +5,12 @@ from torch import Tensor, nn
 
 from luss_ray.config.recipe import Recipe
 from luss_ray.losses.swav import swap_loss
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.checkpoint import PROJECTION_HEAD, load_backbone
 from luss_ray.nn.models import PixelAttentionModel
 from luss_ray.train.optimiser import make_optimiser
-from luss_ray.train.swapped import CodeBook, of_ln_k, on_device
+from luss_ray.train.swapped import CodeBook, of_ln_k
 from luss_ray.train.views import coloured_crops
 
 
@@ -35,7 +36,7 @@ class PixelAttentionTrainee:
         copied = load_backbone(weights, model)
         if not any(name.startswith(PROJECTION_HEAD) for name in copied):
             model.projection_head.requires_grad_(True)  # a backbone from elsewhere brings none that has learnt
-        self.network = on_device(convert(model), code_book.world.device)
+        self.network = on_device(convert(model), code_book.world.device).train()
         assert isinstance(self.network, PixelAttentionModel)
         self.prototypes = self.network.prototypes
         self.optimiser = make_optimiser(self.network, self.settings.optimisation)

@@ -9,10 +9,11 @@ from luss_ray.data.grid import pair_grid
 from luss_ray.losses.deep_to_shallow import deep_to_shallow_loss
 from luss_ray.losses.pixel_to_pixel import pixel_to_pixel_loss
 from luss_ray.losses.swav import swap_loss, weighted_mean
+from luss_ray.nn.backbone import on_device
 from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.models import PretrainModel, PretrainOutput
 from luss_ray.train.optimiser import make_optimiser
-from luss_ray.train.swapped import CodeBook, of_ln_k, on_device
+from luss_ray.train.swapped import CodeBook, of_ln_k
 from luss_ray.train.views import coloured_crops
 
 
@@ -34,7 +35,7 @@ class Pretrainee:
 
     def __init__(self, recipe: Recipe, code_book: CodeBook) -> None:
         self.settings, self.seed, self.code_book = recipe.pretrain, recipe.seed, code_book
-        self.network = on_device(convert(pretrain_model(recipe)), code_book.world.device)
+        self.network = on_device(convert(pretrain_model(recipe)), code_book.world.device).train()
         assert isinstance(self.network, PretrainModel)
         self.prototypes = self.network.prototypes
         self.optimiser = make_optimiser(self.network, self.settings.optimisation)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luss_ray.config.recipe import Prototypes, Queue
 from luss_ray.data.plan import Plan
@@ -100,8 +100,3 @@ def of_ln_k(swap: Tensor, num_prototypes: int) -> dict[str, Tensor]:
 
 def _entropy(codes: Tensor) -> Tensor:
     return torch.special.entr(codes.float()).sum(dim=-1)
-
-
-def on_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network on the device, in the memory order that convolutions want, ready to be trained."""
-    return network.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from luss_ray.core.errors import BadSampleError
-from luss_ray.data.decode import decode_image
+from luss_ray.data.decode import decode_image, image_size
 
 
 def make_image(height: int = 48, width: int = 64) -> np.ndarray:
@@ -42,6 +42,7 @@ def test_kinds_of_files(kind):
     assert (
         image.dtype == np.uint8 and image.shape == SOURCE.shape and image.flags.c_contiguous and image.flags.writeable
     )
+    assert image_size(FILES[kind]) == SOURCE.shape[:2]
     lossless = kind in ("png", "webp", "tiff", "bmp")
     difference = np.abs(image.astype(int) - SOURCE)
     assert difference.max() == 0 if lossless else difference.mean() < 8
@@ -155,8 +156,10 @@ def test_damage_gives_an_image_or_a_bad_sample_and_nothing_else(kind, flips, kep
     data = bytearray(FILES[kind])
     for place, change in flips:
         data[int(place**3 * len(data))] ^= change
+    damaged = bytes(data[: int(kept * len(data))])
+    assert min(image_size(damaged)) >= 1
     try:
-        image = decode_image(bytes(data[: int(kept * len(data))]), max_pixels=1 << 22)
+        image = decode_image(damaged, max_pixels=1 << 22)
     except BadSampleError as error:
         assert error.reason
     else:

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel, describe, upsample
+from luss_ray.nn.heads import upsample
+from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel, describe
 from luss_ray.nn.resnet import resnet_tiny
 
 NET = resnet_tiny(widths=(4, 6, 8, 12))

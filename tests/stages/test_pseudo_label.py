@@ -82,6 +82,15 @@ def test_labels_are_parallel_to_the_images_and_those_of_one_image_at_a_time(work
             assert np.abs(stored.attention.astype(int) - alone.attention).max() <= 1
 
 
+def test_images_of_one_size_are_one_batch(work):
+    whole = read_shard(work.split, 0, work.recipe.shorter_side_px)
+    batches = [([image.row for image in images], tuple(batch.shape[2:])) for images, batch in whole.batches(CPU)]
+    assert sorted(row for rows, _ in batches for row in rows) == [0, 1, 2, 3, 4, 6, 7]
+    sizes = [size for _, size in batches]
+    assert sizes == sorted(set(sizes)) and len(sizes) > 2 and max(len(rows) for rows, _ in batches) > 1
+    assert whole.bad == [work.split.sample_uri(5)]
+
+
 def test_what_shards_hold_adds_up(work):
     labels = labelled_shards(work)
     whole = count_shards(labels, [0, 1], NUM_CLUSTERS)
