@@ -1,4 +1,7 @@
-"""PASS, whole: from images to segmentations, scores and a report. `python jobs/pass.py [RECIPE] [options]`."""
+"""PASS, whole: from images to segmentations, scores and a report. `python jobs/pass.py [RECIPE] [options]`.
+
+Without a RECIPE it is the demo; with --data alone it is own-images.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -36,7 +39,10 @@ class Options(TrainingOptions):
 
 def main() -> None:
     """Run PASS and print where its results are."""
-    options, recipe = parse(Options, sys.argv[1:], program="pass.py", about=__doc__ or "")
+    arguments = sys.argv[1:]
+    own = any(word.split("=")[0] == "--data" for word in arguments)
+    unnamed = "own-images" if own else "demo"
+    options, recipe = parse(Options, arguments, program="pass.py", about=__doc__ or "", unnamed=unnamed)
     storage = Location.parse(options.storage)
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     # Imported once the command line is known to be right: it takes seconds.

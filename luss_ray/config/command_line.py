@@ -22,20 +22,23 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def parse(options: type[_Options], arguments: list[str], *, program: str, about: str) -> tuple[_Options, Recipe]:
+def parse(
+    options: type[_Options], arguments: list[str], *, program: str, about: str, unnamed: str = "demo"
+) -> tuple[_Options, Recipe]:
     """Return a job's options and the recipe with its overridden fields.
 
     Args:
         options: dataclass of the job's options.
-        arguments: what follows the program's name; the first may name a recipe, else it is the demo.
+        arguments: what follows the program's name; the first may name a recipe.
         program: the program's name.
         about: what it does.
+        unnamed: the recipe where none is named.
 
     Raises:
         UserError: the command line is wrong.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
-    default = recipe_named(arguments[0] if named else "demo")
+    default = recipe_named(arguments[0] if named else unnamed)
 
     def both(
         options: Annotated[options, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]

@@ -347,6 +347,9 @@ class Recipe:
     """Seed of everything random."""
     num_categories: int | None = None
     """Clusters N; by default as many as the dataset has categories."""
+    category_candidates: tuple[int, ...] = ()
+    """Numbers of clusters to choose from where neither num_categories nor the dataset says how many: that of the best
+    silhouette is taken, which needs no labels."""
     shorter_side_px: int = 256
     """Images are resized so that their shorter side has this length for features, labels and inference."""
     backbone: Backbone = field(default_factory=Backbone)
@@ -364,6 +367,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.num_categories is None or self.num_categories >= 2, "num_categories", self.num_categories, ">= 2")
+        candidates = self.category_candidates
+        _require(all(number >= 2 for number in candidates), "category_candidates", candidates, "each 2 or more")
 
 
 def settings(config: Any) -> Any:

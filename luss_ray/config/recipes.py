@@ -23,6 +23,8 @@ from luss_ray.data.colour import STD, ColourSpec
 from luss_ray.nn.heads import SegmentationHead
 from luss_ray.nn.rf_next import RFMode
 
+_OWN_BATCH = 64
+
 
 def imagenet_s_50() -> Recipe:
     """Return the published settings for ImageNet-S 50."""
@@ -48,6 +50,27 @@ def imagenet_s_300() -> Recipe:
 def imagenet_s_919() -> Recipe:
     """Return the published settings for ImageNet-S 919; pretraining sees all 1000 ImageNet classes."""
     return Recipe(recipe_name="imagenet-s-919", pretrain=Pretrain(split="train-full"))
+
+
+def own_images() -> Recipe:
+    """Return settings for a folder of photographs without labels: the smallest published network, in batches that a few
+    hundred images fill, and as many clusters as the features show."""
+    published = imagenet_s_50()
+
+    def small_batches(stage: Optimisation) -> Optimisation:
+        share = _OWN_BATCH / stage.batch_size
+        return replace(stage, batch_size=_OWN_BATCH, lr=stage.lr * share, final_lr=stage.final_lr * share)
+
+    return replace(
+        published,
+        recipe_name="own-images",
+        category_candidates=(*range(4, 17), 18, 20, 24, 28, 32, 40, 50, 64),
+        pretrain=replace(
+            published.pretrain, optimisation=small_batches(published.pretrain.optimisation), frozen_prototype_steps=300
+        ),
+        attention=replace(published.attention, optimisation=small_batches(published.attention.optimisation)),
+        finetune=replace(published.finetune, optimisation=small_batches(published.finetune.optimisation)),
+    )
 
 
 def demo() -> Recipe:
@@ -189,6 +212,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
     "pass-plus": pass_plus,
     "demo-hard": demo_hard,
+    "own-images": own_images,
     "imagenet-s-50": imagenet_s_50,
     "imagenet-s-300": imagenet_s_300,
     "imagenet-s-919": imagenet_s_919,

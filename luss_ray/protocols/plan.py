@@ -14,6 +14,8 @@ from luss_ray.train.finetune import segmentation_model
 _LABEL_BYTES = 2600
 """Of a pseudo-label or prediction with its place in a shard, at ImageNet's sizes."""
 _FLOAT_BYTES = 4
+_OVER_TRAIN = ("features", "estimate", "clusters", "pseudo-labels")
+"""Stages that go through the training images without training; others go through those that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def _planned(run: Run, name: str, done: bool, splits: Mapping[str, str]) -> Plan
     if name in trained:
         work = _training(trained[name].optimisation, sizes[splits[name]])
         return PlannedStage(name=name, done=done, work=work, num_bytes=_weights(run))
-    images = {"features": train, "clusters": train, "pseudo-labels": train, "threshold": shown}.get(name, shown)
+    images = train if name in _OVER_TRAIN else shown
     each = {"features": _FLOAT_BYTES * recipe.backbone.architecture().channels[3], "pseudo-labels": _LABEL_BYTES}
     each |= {"predictions": _LABEL_BYTES}
     return PlannedStage(name=name, done=done, work=f"{images:,} images", num_bytes=images * each.get(name, 0))

@@ -15,6 +15,7 @@ from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, weights_to_start_from
 from luss_ray.report.collect import write_report
 from luss_ray.stages.cluster import cluster
+from luss_ray.stages.estimate import estimate
 from luss_ray.stages.evaluate import evaluate, score_baselines
 from luss_ray.stages.extract import extract
 from luss_ray.stages.infer import infer
@@ -47,6 +48,8 @@ def run_pass(
     Raises:
         UserError: the input, the settings or the storage don't allow it.
     """
+    if until is Stage.ESTIMATE and not run.estimates:
+        raise UserError("--until estimate: the number of clusters is known; stop after features, or clusters")
     check_split(protocol, run.recipe.pretrain.split, run.data)
     _check_size(run)
     start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
@@ -70,7 +73,8 @@ def plan_pass(
     check_split(protocol, run.recipe.pretrain.split, run.data)
     _check_size(run)
     start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
-    names = [stage.value for stage in Stage if stage is not Stage.REPORT]
+    left_out = {Stage.REPORT} if run.estimates else {Stage.REPORT, Stage.ESTIMATE}
+    names = [stage.value for stage in Stage if stage not in left_out]
     return plan(run, lambda looked_at: _stages(looked_at, start, protocol), names)
 
 
@@ -90,6 +94,9 @@ def _after_pretraining(run: Run, prefix: str, pretrained: Finished, protocol: Pr
     yield Stage.ATTENTION
     features = extract(run, prefix, attention)
     yield Stage.FEATURES
+    if run.estimates:
+        estimate(run, features)
+        yield Stage.ESTIMATE
     clusters = cluster(run, prefix, features)
     yield Stage.CLUSTERS
     threshold = find_threshold(run, prefix, attention, features, clusters)
@@ -189,7 +196,7 @@ def _check_size(run: Run) -> None:
     """Refuse, before anything starts, what would fail after hours."""
     recipe = run.recipe
     _ = recipe.backbone.architecture().channels  # refuses a model that timm does not have
-    num_clusters = run.num_clusters
+    num_clusters = min(recipe.category_candidates) if run.estimates else run.num_clusters
     for split in {recipe.pretrain.split, "train"}:
         run.data.split(split)
     num_images = len(run.data.split("train"))

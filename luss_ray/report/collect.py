@@ -18,7 +18,7 @@ from luss_ray.report.page import render
 from luss_ray.stages.cluster import CLUSTERS, MARGIN_QUANTILES
 from luss_ray.stages.coverage import read_label_counts
 from luss_ray.stages.evaluate import METRICS
-from luss_ray.stages.run import STAGE, Run
+from luss_ray.stages.run import ESTIMATE, STAGE, Run
 from luss_ray.stages.threshold import SWEEP, counts_file, example_rows, read_counts, scores_at
 from luss_ray.storage.labels import LabelShards
 from luss_ray.train.figures import read_rows
@@ -134,8 +134,14 @@ def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None
         examples=_examples(run),
         clusters=_clusters(run, result["pseudo_labels"].get("shares"), inspection),
         objective=inspection.objective if inspection else [],
+        silhouettes=_silhouettes(run),
         categories=list(run.data.categories),
     )
+
+
+def _silhouettes(run: Run) -> dict[int, float]:
+    estimated = run.finished(ESTIMATE)
+    return {int(number): score for number, score in estimated.about["silhouettes"].items()} if estimated else {}
 
 
 def _sweep(run: Run) -> ThresholdSweep | None:

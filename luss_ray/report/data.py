@@ -97,5 +97,7 @@ class ReportData:
     clusters: list[Cluster] = field(default_factory=list)
     objective: list[list[float | None]] = field(default_factory=list)
     """Objective of k-means by iteration, then by restart; None once a restart was given up."""
+    silhouettes: dict[int, float] = field(default_factory=dict)
+    """Mean silhouette by number of clusters, -1 .. 1, where their number was found; the best was taken."""
     categories: list[str] = field(default_factory=list)
     """Names; index i = id i + 1. May be empty without labels."""

@@ -162,6 +162,26 @@ def objective_figure(objective: list[list[float | None]], *, width_px: int, pref
     return _svg(figure, prefix=prefix, label=label)
 
 
+def silhouette_figure(silhouettes: dict[int, float], *, width_px: int, prefix: str, label: str) -> str:
+    """Return the mean silhouette by number of clusters as SVG; the number that was taken stands out.
+
+    Args:
+        silhouettes: see `ReportData.silhouettes`.
+        width_px: width the page shows it at.
+        prefix: makes the figure's ids unique in the page.
+        label: what a screen reader says instead of the figure.
+    """
+    figure, (axes,) = _stacked([110], width_px=width_px, left_px=44, right_px=8)
+    axes.plot(list(silhouettes), list(silhouettes.values()), "o-", color=INK, linewidth=1.1, markersize=3)
+    best = max(silhouettes, key=silhouettes.__getitem__)
+    axes.plot(best, silhouettes[best], "o", color=ACCENT, markersize=7)
+    _plain(axes, num_ticks=3, is_last=True, label="clusters")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_title("silhouette by number of clusters", loc="left", fontsize=11, color=INK)
+    axes.set_title(f"{best} taken", loc="right", fontsize=11, color=ACCENT)
+    return _svg(figure, prefix=prefix, label=label)
+
+
 def _stacked(
     heights_px: list[int], *, width_px: int, left_px: int, right_px: int, top_px: int = 20
 ) -> tuple[Figure, list[Axes]]:

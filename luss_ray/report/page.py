@@ -9,7 +9,14 @@ from markupsafe import Markup
 
 from luss_ray.report import gallery, scores
 from luss_ray.report.data import ReportData
-from luss_ray.report.figures import objective_figure, quantities, share_figure, threshold_figure, training_figure
+from luss_ray.report.figures import (
+    objective_figure,
+    quantities,
+    share_figure,
+    silhouette_figure,
+    threshold_figure,
+    training_figure,
+)
 from luss_ray.train.collapse import ALARM, meaning
 
 WIDTHS_PX = {"wide": 620, "narrow": 340}
@@ -162,8 +169,14 @@ def _alarms(rows: list[dict[str, float]]) -> list[str]:
 
 
 def _cluster_figures(data: ReportData) -> list[dict[str, Markup]]:
-    """Return the figures of objective and shares of the labels, each at both widths; without those not there yet."""
+    """Return the figures of number, objective and labels' shares, at both widths; without those not there yet."""
     figures = []
+    if data.silhouettes:
+        best = max(data.silhouettes, key=data.silhouettes.__getitem__)
+        label = (
+            f"silhouettes of {len(data.silhouettes)} numbers of clusters: {data.silhouettes[best]} at {best} is best"
+        )
+        figures.append(_both_widths(silhouette_figure, data.silhouettes, "silhouettes", label))
     if data.objective:
         label = f"objective of {len(data.objective[0])} restarts of k-means over {len(data.objective)} iterations"
         figures.append(_both_widths(objective_figure, data.objective, "objective", label))

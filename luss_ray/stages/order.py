@@ -9,6 +9,8 @@ class Stage(enum.Enum):
     PRETRAIN = "pretrain"
     ATTENTION = "attention"
     FEATURES = "features"
+    ESTIMATE = "estimate"
+    """Only where neither the data nor the settings say how many clusters there are."""
     CLUSTERS = "clusters"
     THRESHOLD = "threshold"
     PSEUDO_LABELS = "pseudo-labels"

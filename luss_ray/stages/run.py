@@ -21,6 +21,8 @@ from luss_ray.train.cluster import Resources
 from luss_ray.train.limits import Limits
 
 RUN, STAGE, BEGUN = "run.json", "stage.json", "begun.json"
+ESTIMATE = "estimate"
+"""The stage that finds how many clusters there are."""
 _COPIES_AT_ONCE = 8
 
 
@@ -70,13 +72,21 @@ class Run:
 
     @property
     def num_clusters(self) -> int:
-        """Clusters N: asked for, or as many as there are categories."""
+        """Clusters N: asked for, or as many as there are categories, or as many as were found."""
         num = self.recipe.num_categories or len(self.data.categories)
+        if self.estimates and (estimated := self.finished(ESTIMATE)):
+            num = estimated.about["chosen"]
         if num < 2:
             raise UserError(
-                f"{self.data.location.uri} names no categories: say how many to look for, --num-categories N"
+                f"{self.data.location.uri} names no categories: say how many to look for, --num-categories N, or which "
+                "numbers to choose from, --category-candidates N N …"
             )
         return num
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the number of clusters is found from the features."""
+        return not (self.recipe.num_categories or self.data.categories) and bool(self.recipe.category_candidates)
 
     @property
     def shown_split(self) -> str:

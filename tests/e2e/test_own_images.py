@@ -14,6 +14,8 @@ from luss_ray.storage.uri import Location
 
 pytestmark = pytest.mark.e2e
 VIT = "test_vit"
+CANDIDATES = "--category-candidates=3 4 6 100"
+"""100 are more than 120 images can show."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def finished(scenes: Path, theirs: Path, tmp_path_factory: pytest.TempPathFactor
     images.mkdir()
     for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
         (images / f"{number}.jpg").write_bytes(image.read_bytes())
-    options = (f"--data={images}", f"--storage={folder}", "--name=own", "--num-categories=4", "--num-workers=1 1")
-    options += ("--clustering.parts-per-cluster=3", *_backbone(theirs))
+    options = (f"--data={images}", f"--storage={folder}", "--name=own", "--num-workers=1 1")
+    options += (CANDIDATES, "--clustering.parts-per-cluster=3", *_backbone(theirs))
     return folder / "own", run_job(folder, *options)
 
 
@@ -45,9 +47,13 @@ def test_clusters_are_shown_instead_of_scores(finished: tuple[Path, str]) -> Non
     run, printed = finished
     result, clusters = result_of(run), Location.parse(run / "clusters")
     merged = safetensors.numpy.load((clusters / "centroids.safetensors").read())["clusters"]
-    assert len(merged) == 12 and set(merged.tolist()) == {0, 1, 2, 3}
+    estimated = result["stages"]["estimate"]
+    num, silhouettes = estimated["chosen"], estimated["silhouettes"]
+    assert set(silhouettes) == {"3", "4", "6"} and silhouettes[str(num)] == max(silhouettes.values())
+    assert len(merged) == 3 * num and set(merged.tolist()) == set(range(num))
+    assert f"{num} taken" in (run / "report.html").read_text()
     found = clusters.read_json("clusters.json")
-    assert len(found["sizes"]) == len(found["margins_by_cluster"]) == 4 and sum(found["sizes"]) == 120
+    assert len(found["sizes"]) == len(found["margins_by_cluster"]) == num and sum(found["sizes"]) == 120
     assert len(found["history"]) == 5 and len(found["dropped_at"]) == 2
     assert "chosen by the attention alone, label-free" in printed
     assert result["metrics"] == {} and result["threshold"]["used"] == "label-free"
@@ -73,8 +79,8 @@ def test_the_weights_take_the_place_of_pretraining(finished: tuple[Path, str], t
 
 def test_the_same_name_with_other_weights_is_refused(finished: tuple[Path, str], theirs: Path, tmp_path: Path) -> None:
     run, _ = finished
-    given = (f"--data={run.parent / 'images'}", f"--storage={run.parent}", "--name=own", "--num-categories=4")
-    given = (*TINY, *given, "--num-workers=1 1", "--clustering.parts-per-cluster=3")
+    given = (f"--data={run.parent / 'images'}", f"--storage={run.parent}", "--name=own")
+    given = (*TINY, *given, CANDIDATES, "--num-workers=1 1", "--clustering.parts-per-cluster=3")
     refused = program("pass.py", tmp_path, "demo", *arguments(*given, *_backbone(theirs.with_name("missing.pth"))))
     assert refused.returncode == 2 and "no weights at" in refused.stderr
     other = tmp_path / "other.pth"
