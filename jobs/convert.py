@@ -51,6 +51,8 @@ class Options:
     """The checkpoint's last stage is dilated, which its entries don't tell."""
     size_px: int | None = None
     """Height and width of a graph's images, where they are to be fixed."""
+    dry_run: bool = False
+    """Say what would be done, and whether it could be; do and write nothing."""
 
 
 def read(options: Options) -> tuple[dict[str, Tensor], ModelConfig, WeightsFile]:
@@ -87,8 +89,10 @@ def write_graph(options: Options, out: Location) -> None:
 
     model = load(options.source)
     content, sizes = graph_bytes(model, f".{out.path.rpartition('.')[2]}", fixed_px=options.size_px)
-    _publish(out.parent, out.path.rpartition("/")[2], content)
+    if not options.dry_run:
+        _publish(out.parent, out.path.rpartition("/")[2], content)
     CONSOLE.print(f"{model.config.model.architecture.about}, {len(model.names)} outputs, images of {sizes}\n{out.uri}")
+    _say_if_dry(options)
 
 
 def _file(state: dict[str, Tensor], out: Location) -> bytes:
@@ -112,7 +116,8 @@ def main(options: Options) -> None:
         return
     state, config, weights = read(options)
     left_out = config.check(state)
-    write({name: value for name, value in state.items() if name not in left_out}, config, weights, out)
+    if not options.dry_run:
+        write({name: value for name, value in state.items() if name not in left_out}, config, weights, out)
     shape = config.architecture
     counts = (("prototypes", config.num_prototypes), ("categories", config.num_categories))
     what = [f"{config.form} on {shape.about}"]
@@ -120,6 +125,12 @@ def main(options: Options) -> None:
     CONSOLE.print(f"{weights.location.uri}\n  {', '.join(what)}\n{out.uri}")
     if left_out:
         CONSOLE.print(f"left out, since the model has no such entry: {', '.join(left_out)}")
+    _say_if_dry(options)
+
+
+def _say_if_dry(options: Options) -> None:
+    if options.dry_run:
+        CONSOLE.print("nothing has been written")
 
 
 if __name__ == "__main__":

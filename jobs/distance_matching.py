@@ -7,8 +7,9 @@ from pathlib import Path
 from luss_ray.config.command_line import parse
 from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
+from luss_ray.protocols import plan
 from luss_ray.protocols.datasets import open_dataset
-from luss_ray.protocols.distance_matching import run_distance_matching
+from luss_ray.protocols.distance_matching import plan_distance_matching, run_distance_matching
 from luss_ray.protocols.rules import Protocol
 from luss_ray.protocols.weights import find_weights
 from luss_ray.report.collect import RESULT
@@ -36,6 +37,8 @@ class Options:
     """Which weights are allowed: of a run on this very dataset, or (free) any."""
     max_bad_samples: int | None = None
     """Unreadable images that are put aside before the run is refused; by default 1 %, at least 10."""
+    dry_run: bool = False
+    """Say what would be done and what of it is done already; do and write nothing."""
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
@@ -44,7 +47,7 @@ def main() -> None:
     """Run the protocol and print where its results are."""
     options, recipe = parse(Options, sys.argv[1:], program="distance_matching.py", about=__doc__ or "")
     storage = Location.parse(options.storage)
-    data = open_dataset(options.data, recipe, storage, options.max_bad_samples)
+    data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     num_images = len(data.split(options.split))
     folder = storage / (options.name or f"{recipe.recipe_name}-distance-matching")
     bad = max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples
@@ -56,6 +59,9 @@ def main() -> None:
         limits=Limits(max_bad_samples=bad),
     )
     weights = find_weights(options.weights, data, options.protocol)
+    if options.dry_run:
+        plan.show(whole, plan_distance_matching(whole, weights, shown=options.split, protocol=options.protocol))
+        return
     result = run_distance_matching(whole, weights, shown=options.split, protocol=options.protocol)
     for name, scores in result["metrics"].items():
         CONSOLE.print(

@@ -15,7 +15,7 @@ from luss_ray.imagenet_s.label_files import find_label_files
 from luss_ray.metrics.curve import PUBLISHED_THRESHOLDS
 from luss_ray.metrics.evaluation import Evaluation, Matching, Question, Tally, read_matching
 from luss_ray.metrics.score_files import score_files
-from luss_ray.storage.dataset import MANIFEST, ShardedDataset
+from luss_ray.storage.dataset import MANIFEST, ShardedDataset, Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location, json_bytes
 
@@ -51,6 +51,8 @@ class Options:
     """JSON file for the matching that was used, as the benchmark's toolbox writes it."""
     strict: bool = False
     """Make an error of what would be a warning."""
+    dry_run: bool = False
+    """Say what would be done, and whether it could be; do and write nothing."""
     log: Path = Path("runs/ray.log")
     """File for what Ray has to say."""
 
@@ -85,11 +87,18 @@ def main(options: Options) -> None:
     if Location.parse(options.masks).exists(MANIFEST):
         if options.names is not None or options.attention is not None:
             raise UserError("--names and --attention are for folders of PNGs; shards bring their own list")
-        tally = _tally_shards(options, question)
+        split, labels = _shards(options)
+        if options.dry_run:
+            _say_what(len(split), options)
+            return
+        tally = _tally_shards(labels, question, options.log)
     else:
         predictions, masks = (_folder(name) for name in (options.predictions, options.masks))
         files, odd = find_label_files(predictions, masks, names=options.names, attention=options.attention)
         _say(odd, options.strict)
+        if options.dry_run:
+            _say_what(len(files.names), options)
+            return
         tally = score_files(files, question)
     _say(tally.findings, options.strict)
     _leave(tally.evaluation(), options.out, options.save_matching)
@@ -102,7 +111,11 @@ def _folder(name: str) -> Path:
     return location.local_path
 
 
-def _tally_shards(options: Options, question: Question) -> Tally:
+def _say_what(num_images: int, options: Options) -> None:
+    CONSOLE.print(f"{num_images:,} images to score into {options.out}; nothing has been written")
+
+
+def _shards(options: Options) -> tuple[Split, LabelShards]:
     split = ShardedDataset.open(Location.parse(options.masks)).split(options.split)
     if not split.has_masks:
         raise UserError(f"the split {options.split} of {options.masks} has no masks to score with")
@@ -111,11 +124,15 @@ def _tally_shards(options: Options, question: Question) -> Tally:
     if missing:
         name = labels.location.child(split.shards[missing[0]]).uri
         raise UserError(f"{len(missing)} of {len(split.shards)} shards of predictions are missing (e.g. {name})")
+    return split, labels
+
+
+def _tally_shards(labels: LabelShards, question: Question, log: Path) -> Tally:
     # Importing Ray and torch takes seconds, which folders don't need.
     from luss_ray.stages.evaluate import score_shards
     from luss_ray.train import cluster
 
-    cluster.join(options.log)
+    cluster.join(log)
     return score_shards(labels, question)
 
 

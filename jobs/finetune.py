@@ -41,7 +41,8 @@ def main() -> None:
     data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.protocols import plan
-    from luss_ray.protocols.semi_supervised import ANNOTATED, plan_semi_supervised, run_semi_supervised
+    from luss_ray.protocols.rules import ANNOTATED
+    from luss_ray.protocols.semi_supervised import plan_semi_supervised, run_semi_supervised
     from luss_ray.protocols.weights import find_weights
     from luss_ray.report.collect import RESULT
 

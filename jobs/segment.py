@@ -34,6 +34,8 @@ class Options:
     """Images on the page; 0 = no page."""
     max_bad_samples: int | None = None
     """Unreadable images that are put aside before it is given up; by default 1 %, at least 10."""
+    dry_run: bool = False
+    """Say what would be done, and whether it could be; do and write nothing."""
     log: Path = Path("runs/ray.log")
     """Local file for what Ray has to say."""
 
@@ -46,7 +48,7 @@ def main(options: Options) -> None:
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.export.segmenter import load, model_folder
     from luss_ray.report.segments import PAGE, colours_of, write_gallery
-    from luss_ray.stages.segment import LABELS, UNREADABLE, Codec, SegmentWork, segment
+    from luss_ray.stages.segment import LABELS, UNREADABLE, Codec, SegmentWork, find_todo, segment
 
     folder, names = model_folder(Location.parse(options.model)), load(options.model).names
     colours = colours_of(len(names) - 1)
@@ -57,8 +59,13 @@ def main(options: Options) -> None:
         codec=Codec.PALETTE if options.palette else Codec.IMAGENET_S,
         palette=colours,
     )
-    resources = cluster.connect(options.log, None)
-    listing = segment(work, len(names), resources, max_bad_samples=options.max_bad_samples)
+    todo = find_todo(work, len(names), dry=options.dry_run)
+    listing = todo.listing
+    if options.dry_run:
+        CONSOLE.print(f"{len(listing):,} images below {images.uri}, {todo.num_images:,} of them to do")
+        CONSOLE.print(f"labels would go to {out / LABELS}, a PNG of each image's own size; nothing has been written")
+        return
+    segment(work, todo, cluster.connect(options.log, None), max_bad_samples=options.max_bad_samples)
     num_bad = len(out.read_json(UNREADABLE))
     if options.num_shown > 0:
         last, num = len(listing) - 1, min(options.num_shown, len(listing))

@@ -7,8 +7,9 @@ import tyro
 
 from luss_ray.core.command import parsed, run
 from luss_ray.core.progress import CONSOLE
+from luss_ray.protocols import plan
 from luss_ray.protocols.rules import Protocol, check_split
-from luss_ray.protocols.submission import submit
+from luss_ray.protocols.submission import plan_submission, submit
 from luss_ray.stages.run import Run, read_origin
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
@@ -34,6 +35,8 @@ class Options:
     """A few sentences on it."""
     max_bad_samples: int = 0
     """Unreadable images, which are predicted as other."""
+    dry_run: bool = False
+    """Say what would be done, and whether it could be; do and write nothing."""
     log: Path = Path("runs/ray.log")
     """File for what Ray has to say."""
 
@@ -52,6 +55,10 @@ def main(options: Options) -> None:
         connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=options.max_bad_samples),
     )
+    if options.dry_run:
+        plan.show(whole, plan_submission(whole, options.split))
+        CONSOLE.print(f"{options.out} would be written, and checked")
+        return
     with whole.claimed() as claimed:
         method = submit(claimed, options.split, options.out, name=options.method_name, description=options.description)
     CONSOLE.print(method.text(), end="")

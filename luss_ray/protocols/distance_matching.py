@@ -7,7 +7,8 @@ import torch
 from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching, Question
-from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.plan import PlannedStage, plan
+from luss_ray.protocols.rules import ANNOTATED, Protocol
 from luss_ray.protocols.weights import GivenWeights
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS, score_shards
@@ -37,15 +38,7 @@ def run_distance_matching(run: Run, weights: GivenWeights, *, shown: str, protoc
     Raises:
         UserError: the data, the weights or the storage don't allow it.
     """
-    run.data.split(shown)
-    if not run.data.split("train-semi").has_masks:
-        raise UserError(f"{run.data.location.uri}: train-semi has no masks, which are the references here")
-    features = Features(
-        architecture=run.recipe.backbone.architecture(),
-        read_weights=weights.file,
-        shorter_side_px=run.recipe.shorter_side_px,
-    )
-    features.load(torch.device("cpu"))  # refuse weights of another architecture before anything starts
+    features = _checked(run, weights, shown)
     with run.claimed() as claimed:
         result = _match_distance(claimed, weights, features, shown, protocol)
         result["weights"] = weights.about()
@@ -53,10 +46,37 @@ def run_distance_matching(run: Run, weights: GivenWeights, *, shown: str, protoc
         return result
 
 
+def plan_distance_matching(run: Run, weights: GivenWeights, *, shown: str, protocol: Protocol) -> list[PlannedStage]:
+    """Return what `run_distance_matching` would do, and what of it is done.
+
+    Raises:
+        UserError: it would refuse.
+    """
+    features = _checked(run, weights, shown)
+    predictions = f"predictions-{shown}"
+    names = ["references", predictions] + ["evaluation"] * run.data.split(shown).has_masks
+    splits = {"references": ANNOTATED, predictions: shown, "evaluation": shown}
+    return plan(run, lambda walked: _match_distance(walked, weights, features, shown, protocol), names, splits)
+
+
+def _checked(run: Run, weights: GivenWeights, shown: str) -> Features:
+    """Return the backbone, or refuse before anything starts what would fail later."""
+    run.data.split(shown)
+    if not run.data.split(ANNOTATED).has_masks:
+        raise UserError(f"{run.data.location.uri}: {ANNOTATED} has no masks, which are the references here")
+    features = Features(
+        architecture=run.recipe.backbone.architecture(),
+        read_weights=weights.file,
+        shorter_side_px=run.recipe.shorter_side_px,
+    )
+    features.load(torch.device("cpu"))
+    return features
+
+
 def _match_distance(
     run: Run, weights: GivenWeights, features: Features, shown: str, protocol: Protocol
 ) -> dict[str, Any]:
-    semi, split = run.data.split("train-semi"), run.data.split(shown)
+    semi, split = run.data.split(ANNOTATED), run.data.split(shown)
     inputs = {"weights": weights.sha256, "backbone": run.recipe.backbone, "side": run.recipe.shorter_side_px}
 
     def find_references(folder: Location, digest: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from luss_ray.train.finetune import segmentation_model
 _LABEL_BYTES = 2600
 """Of a pseudo-label or prediction with its place in a shard, at ImageNet's sizes."""
 _FLOAT_BYTES = 4
-_OVER_TRAIN = ("features", "estimate", "clusters", "pseudo-labels")
-"""Stages that go through the training images without training; others go through those that are shown."""
+_OVER_TRAIN = ("attention", "features", "estimate", "clusters", "pseudo-labels", "finetune")
+"""Stages that go through the training images; others go through those that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class PlannedStage:
 
 
 def plan(
-    run: Run, walk: Callable[[Run], Iterable], names: Iterable[str], *, finetuned_on: str = "train"
+    run: Run, walk: Callable[[Run], Iterable], names: Iterable[str], splits: Mapping[str, str] | None = None
 ) -> list[PlannedStage]:
     """Return the stages of a run and which of them are done; nothing is written, and no cluster is joined.
 
@@ -39,7 +39,7 @@ def plan(
         run: what would be done.
         walk: goes through its stages, as the job does.
         names: of all stages, in their order.
-        finetuned_on: split that fine-tuning learns from.
+        splits: of those stages that go through others than PASS's own.
 
     Raises:
         UserError: the job would refuse at its start.
@@ -52,21 +52,22 @@ def plan(
             pass
     except NotDoneError:
         pass
-    splits = {"pretrain": run.recipe.pretrain.split, "attention": "train", "finetune": finetuned_on}
-    return [_planned(run, name, name in done, splits) for name in names]
+    own = {"pretrain": run.recipe.pretrain.split} | dict.fromkeys(_OVER_TRAIN, "train")
+    of_stage = own | dict(splits or {})
+    return [_planned(run, name, name in done, of_stage.get(name, run.shown_split)) for name in names]
 
 
-def _planned(run: Run, name: str, done: bool, splits: Mapping[str, str]) -> PlannedStage:
-    recipe, sizes = run.recipe, {name: len(run.data.split(name)) for name in run.data.splits}
+def _planned(run: Run, name: str, done: bool, split: str) -> PlannedStage:
+    recipe, images = run.recipe, len(run.data.split(split))
     trained = {"pretrain": recipe.pretrain, "attention": recipe.attention, "finetune": recipe.finetune}
-    train, shown = sizes.get("train", 0), sizes.get(run.shown_split, 0)
     if name in trained:
-        work = _training(trained[name].optimisation, sizes[splits[name]])
+        work = _training(trained[name].optimisation, images)
         return PlannedStage(name=name, done=done, work=work, num_bytes=_weights(run))
-    images = train if name in _OVER_TRAIN else shown
     each = {"features": _FLOAT_BYTES * recipe.backbone.architecture().channels[3], "pseudo-labels": _LABEL_BYTES}
     each |= {"predictions": _LABEL_BYTES}
-    return PlannedStage(name=name, done=done, work=f"{images:,} images", num_bytes=images * each.get(name, 0))
+    kind = "predictions" if name.startswith("predictions") else name
+    num_bytes = images * each.get(kind, 0)
+    return PlannedStage(name=name, done=done, work=f"{images:,} images", num_bytes=num_bytes)
 
 
 def _training(schedule: Optimisation, num_images: int) -> str:

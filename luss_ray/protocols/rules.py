@@ -7,6 +7,7 @@ from luss_ray.stages.run import Origin
 from luss_ray.storage.dataset import ShardedDataset
 
 ALL_OF_IMAGENET = "train-full"
+ANNOTATED = "train-semi"
 _LARGEST = 919
 
 

@@ -11,7 +11,7 @@ from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching
 from luss_ray.protocols.export import export
 from luss_ray.protocols.plan import PlannedStage, plan
-from luss_ray.protocols.rules import Protocol
+from luss_ray.protocols.rules import ANNOTATED, Protocol
 from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, trained_weights, weights_to_start_from
 from luss_ray.report.collect import RESULT
@@ -22,7 +22,7 @@ from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.task import FinetuneTask
 
-ANNOTATED, WEIGHTS = "train-semi", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 def run_semi_supervised(
@@ -72,7 +72,7 @@ def plan_semi_supervised(run: Run, weights: GivenWeights | None, *, trained: boo
     """
     steps = _steps(run, weights, trained=trained)
     names = ("finetune", "predictions", "evaluation")
-    return plan(run, steps, names, finetuned_on=ANNOTATED)
+    return plan(run, steps, names, {"finetune": ANNOTATED})
 
 
 def _steps(

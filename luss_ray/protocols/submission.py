@@ -1,6 +1,7 @@
 """From a finished run to the zip that the benchmark's server takes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.submission import Method, check_submission, write_submission
-from luss_ray.protocols.rules import Protocol
-from luss_ray.protocols.semi_supervised import ANNOTATED
+from luss_ray.protocols.plan import PlannedStage, plan
+from luss_ray.protocols.rules import ANNOTATED, Protocol
 from luss_ray.report.collect import RESULT
 from luss_ray.stages.evaluate import METRICS
 from luss_ray.stages.infer import infer
-from luss_ray.stages.run import Run
+from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 
@@ -37,7 +38,48 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
     Raises:
         UserError: the run is not far enough, or what was written does not pass the check.
     """
-    split = run.data.split(split_name)
+    split, predicted = run.data.split(split_name), _predict(run, split_name)
+    method = Method(
+        name=name,
+        training_data=predicted.trained_on,
+        training_scheme=f"{predicted.scheme} protocol",
+        networks=run.recipe.backbone.name,
+        link=LINK,
+        description=description,
+    )
+    labels = LabelShards(predicted.stage.folder, split)
+    with StageProgress("submission", len(split), "images", images_per_unit=1) as progress:
+        write_submission(path, _predictions(split, labels, progress), method=method, matching=predicted.matching)
+    sizes = {
+        split.key(row): (int(height), int(width))
+        for row, (height, width) in enumerate(zip(split.heights, split.widths, strict=True))
+    }
+    check_submission(path, sizes, num_categories=len(run.data.categories))
+    return method
+
+
+def plan_submission(run: Run, split_name: str) -> list[PlannedStage]:
+    """Return what `submit` would have to predict first, and whether that is done.
+
+    Raises:
+        UserError: the run is not far enough.
+    """
+    stage = f"predictions-{split_name}"
+    return plan(run, lambda walked: [_predict(walked, split_name)], [stage], {stage: split_name})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Predicted:
+    """A split's predictions, and what a submission says of them."""
+
+    stage: Finished
+    matching: dict[int, int] | None
+    """Category of each cluster; None where ids are categories."""
+    scheme: str
+    trained_on: str
+
+
+def _predict(run: Run, split_name: str) -> _Predicted:
     matching, scheme = None, Protocol.UNSUPERVISED.value
     trained_on = f"{run.recipe.pretrain.split} of {run.data.manifest.name}"
     if run.finished("references") is None:
@@ -61,23 +103,7 @@ def submit(run: Run, split_name: str, path: Path, *, name: str, description: str
             raise UserError(f"{run.folder.uri}: run jobs/distance_matching.py --split {split_name} first")
         result = run.folder.read_json(RESULT)
         scheme, trained_on = result["protocol"], f"backbone: {result['weights']['trained_by']}"
-    method = Method(
-        name=name,
-        training_data=trained_on,
-        training_scheme=f"{scheme} protocol",
-        networks=run.recipe.backbone.name,
-        link=LINK,
-        description=description,
-    )
-    labels = LabelShards(predicted.folder, split)
-    with StageProgress("submission", len(split), "images", images_per_unit=1) as progress:
-        write_submission(path, _predictions(split, labels, progress), method=method, matching=matching)
-    sizes = {
-        split.key(row): (int(height), int(width))
-        for row, (height, width) in enumerate(zip(split.heights, split.widths, strict=True))
-    }
-    check_submission(path, sizes, num_categories=len(run.data.categories))
-    return method
+    return _Predicted(stage=predicted, matching=matching, scheme=scheme, trained_on=trained_on)
 
 
 def _predictions(split: Split, labels: LabelShards, progress: StageProgress) -> Iterator[tuple[str, bytes]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import UInt16
+from jaxtyping import Int64, UInt16
 from PIL import Image
 
 from luss_ray.core.errors import BadSampleError, UserError
@@ -120,38 +120,66 @@ class SegmentWork:
         return stream.getvalue()
 
 
-def segment(work: SegmentWork, num_names: int, resources: Resources, *, max_bad_samples: int | None) -> Listing:
-    """Write the labels of all images that have none yet; return the images.
+@dataclass(frozen=True)
+class Todo:
+    """What is left to do."""
+
+    listing: Listing
+    """All images."""
+    portions: list[int]
+    """Numbers of the portions of which labels are missing."""
+    sizes: Int64[np.ndarray, " portions"]
+    """Images in each portion there is."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in the portions that are left."""
+        return int(self.sizes[self.portions].sum())
+
+
+def find_todo(work: SegmentWork, num_names: int, *, dry: bool = False) -> Todo:
+    """Return what is left to do, and write down which images there are.
 
     Args:
-        work: what is done.
+        work: what is to be done.
         num_names: ids that the model gives.
-        resources: what it takes of the cluster.
-        max_bad_samples: unreadable images that are put aside before it is given up; None = 1 %, at least 10.
+        dry: write nothing.
 
     Raises:
-        UserError: the output is of another job, too many images can't be read, or a store refused.
+        UserError: there are no images, the output is of another job, or it can't be written.
     """
     if work.codec is Codec.PALETTE and num_names > _MOST_COLOURS:
-        raise UserError(
-            f"a palette has {_MOST_COLOURS} colours, the model {num_names} categories: use --codec imagenet-s"
-        )
-    listing = _plan(work)
+        raise UserError(f"a palette has {_MOST_COLOURS} colours, the model {num_names} categories: leave --palette out")
+    listing = _plan(work, dry=dry)
     there = set(work.out.list(f"{LABELS}/"))
     portions = list(listing.portions())
-    todo = [
+    left = [
         number
         for number, portion in enumerate(portions)
         if any(f"{LABELS}/{label}" not in there for label in listing.labels[portion])
     ]
     sizes = np.array([portion.stop - portion.start for portion in portions])
-    most = max(10, len(listing) // 100) if max_bad_samples is None else max_bad_samples
-    bad = run_over_shards(work, todo, sizes, "segmenting", resources, max_bad_samples=most)
+    return Todo(listing, left, sizes)
+
+
+def segment(work: SegmentWork, todo: Todo, resources: Resources, *, max_bad_samples: int | None) -> None:
+    """Write the labels of the images that have none yet.
+
+    Args:
+        work: what is done.
+        todo: which of them.
+        resources: what it takes of the cluster.
+        max_bad_samples: unreadable images that are put aside before it is given up; None = 1 %, at least 10.
+
+    Raises:
+        UserError: too many images can't be read, or a store refused.
+    """
+    most = max(10, len(todo.listing) // 100) if max_bad_samples is None else max_bad_samples
+    bad = run_over_shards(work, todo.portions, todo.sizes, "segmenting", resources, max_bad_samples=most)
     work.out.write_json(UNREADABLE, sorted(bad))
-    return listing
 
 
-def _plan(work: SegmentWork) -> Listing:
+def _plan(work: SegmentWork, *, dry: bool) -> Listing:
     """Write down which images there are, or read what was written down when this was begun."""
     mine = {"images": work.images.uri, "model": work.model.uri, "codec": work.codec.value}
     if work.out.exists(PLAN):
@@ -163,6 +191,8 @@ def _plan(work: SegmentWork) -> Listing:
             raise UserError(f"{work.out.uri} holds other labels ({changed}): choose another --out")
         return read_listing(work.out)
     listing = find(work.images)
+    if dry:
+        return listing
     work.out.check_writable()
     work.out.create_table(IMAGES, pa.table({"image": listing.images, "label": listing.labels}))
     work.out.write_json(PLAN, mine)

@@ -146,7 +146,10 @@ def _verify_labels(shards: Path, labels: Path) -> subprocess.CompletedProcess[st
 def test_a_run_becomes_a_submission(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
     run, _ = finished
     out = tmp_path / "submission.zip"
-    printed = job.run_program("submit.py", tmp_path, str(run), "--split", "validation", "--out", str(out))
+    asked = str(run), "--split", "validation", "--out", str(out)
+    shown = job.run_program("submit.py", tmp_path, *asked, "--dry-run")
+    assert "predictions-validation" in shown and "to do: 1 of 1 stages" in shown and not out.exists()
+    printed = job.run_program("submit.py", tmp_path, *asked)
     assert "Training data: train of scenes" in printed and "every image of validation is there" in printed
     matching = json.loads((run / "evaluation" / "metrics.json").read_text())["matching"]
     labels = LabelShards(Location.parse(run / "predictions"), split := _validation(shards))
@@ -161,6 +164,8 @@ def test_the_pretrained_backbone_is_scored_by_distance_matching(
 ) -> None:
     run, _ = finished
     given = ("demo", *job.arguments(*job.TINY[1:4], f"--data={shards}", f"--storage={tmp_path}"))
+    shown = job.run_program("distance_matching.py", tmp_path, *given, "--weights", str(run), "--dry-run")
+    assert "to do: 3 of 3 stages" in shown and not (tmp_path / "demo-distance-matching").exists()
     job.run_program("distance_matching.py", tmp_path, *given, "--weights", str(run))
     result = job.result_of(tmp_path / "demo-distance-matching")
     scores = result["metrics"]["distance_matching"]

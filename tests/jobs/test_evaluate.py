@@ -53,7 +53,9 @@ def test_the_published_numbers_from_the_command_line(selection: Path, tmp_path: 
 def test_the_matching_that_was_found_is_saved_and_used_again(selection: Path, tmp_path: Path) -> None:
     case, match = selection / "eval" / "e50_edge", tmp_path / "match.json"
     expected = json.loads((case / "expected.json").read_text())["match"]["optimal_total"]
-    first = evaluate(*on(case, "--save-matching", match, "--out", tmp_path / "1.json"))
+    asked = on(case, "--save-matching", match, "--out", tmp_path / "1.json")
+    assert "images to score" in evaluate(*asked, "--dry-run").stdout and not list(tmp_path.iterdir())
+    first = evaluate(*asked)
     assert first.returncode == 0, first.stderr
     second = evaluate(*on(case, "--matching", match, "--out", tmp_path / "2.json"))
     assert second.returncode == 0, second.stderr

@@ -42,6 +42,7 @@ def images(tmp_path: Path) -> Path:
 def test_every_image_gets_its_labels_and_some_a_page(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = "--model", str(model), "--images", str(images), "--out", str(out), "--num-shown", "12"
+    assert "102 images" in run_program("segment.py", tmp_path, *asked, "--dry-run") and not out.exists()
     printed = run_program("segment.py", tmp_path, *asked)
     assert "102 of 102" in printed
     segmenter = luss_ray.load(model)
@@ -69,6 +70,8 @@ def test_it_goes_on_where_it_stopped_and_names_what_it_could_not_read(
     kept, lost = out / "labels" / "0" / "003.png", out / "labels" / "2" / "098.png"
     content = lost.read_bytes()
     lost.unlink()
+    shown = run_program("segment.py", tmp_path, *asked, "--dry-run")
+    assert "102 images" in shown and "102 of them" not in shown and not lost.exists()
     shutil.copy(images / "0" / "003.jpg", images / "0" / "000.jpg")
     assert "102 of 102" in run_program("segment.py", tmp_path, *asked)
     assert lost.read_bytes() == content and (out / "labels" / "0" / "000.png").exists()

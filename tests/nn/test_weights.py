@@ -59,6 +59,8 @@ def test_the_backbone_goes_back_to_torchvision(tmp_path: Path) -> None:
         ("b.pth", lambda path: torch.load(path, weights_only=True)),
         ("b.safetensors", safetensors.torch.load_file),
     ):
+        run_convert(tmp_path / "c.pth", tmp_path / name, dry_run=True)
+        assert not (tmp_path / name).exists()
         run_convert(tmp_path / "c.pth", tmp_path / name)
         theirs = torchvision.models.resnet18(weights=None)
         missing, unexpected = theirs.load_state_dict(load(tmp_path / name), strict=False)
