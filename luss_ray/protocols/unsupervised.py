@@ -1,5 +1,6 @@
 """The fully unsupervised protocol: PASS from images to scored segmentations and a report."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.pretrain import pretrain_model
 from luss_ray.train.task import FinetuneTask, PixelAttentionTask, PretrainTask, Task
 
+_REPORT_EVERY_S = 20.0
+"""The report is written after each stage, but not again so soon: stages that are done already take no time."""
 RANDOM_BACKBONE, WEIGHTS = "random-backbone/", "weights.safetensors"
 
 
@@ -54,9 +57,13 @@ def run_pass(
     _check_size(run)
     start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
     with run.claimed() as claimed:
+        written = time.monotonic()
         for stage in _stages(claimed, start, protocol):
             if stage is until:
                 break
+            if time.monotonic() - written > _REPORT_EVERY_S:
+                write_report(claimed, under_way=True)
+                written = time.monotonic()
         result = write_report(claimed)
         claimed.trackers.scores(result["metrics"])
         return result

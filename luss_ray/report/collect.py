@@ -31,8 +31,13 @@ _THUMBNAIL_PX = 96
 RANDOM = "random-backbone/"
 
 
-def write_report(run: Run) -> dict[str, Any]:
-    """Write result.json and report.html from what is finished; return the former's content."""
+def write_report(run: Run, *, under_way: bool = False) -> dict[str, Any]:
+    """Write result.json and report.html from what is finished; return the former's content.
+
+    Args:
+        run: whose.
+        under_way: more will follow, so the page loads itself again every minute.
+    """
     inspection = _inspection(run)
     result = {
         "recipe": run.recipe.recipe_name,
@@ -53,7 +58,7 @@ def write_report(run: Run) -> dict[str, Any]:
         "metrics": _metrics(run),
     }
     run.folder.write_json(RESULT, result)
-    run.folder.write(REPORT, render(_report_data(run, result, inspection)).encode())
+    run.folder.write(REPORT, render(_report_data(run, result, inspection, under_way=under_way)).encode())
     return result
 
 
@@ -123,12 +128,13 @@ def _metrics(run: Run) -> dict[str, Any]:
     return metrics | ({"baselines": baselines} if baselines else {})
 
 
-def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None) -> ReportData:
+def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None, *, under_way: bool) -> ReportData:
     histories = {name: read_rows(run.folder / name) for name in _TRAINED}
     return ReportData(
         result=result,
         name=run.folder.uri.rstrip("/").rsplit("/", 1)[-1],
         labelled=run.labelled,
+        under_way=under_way,
         curves={name: history for name, history in histories.items() if history},
         threshold=_sweep(run),
         examples=_examples(run),

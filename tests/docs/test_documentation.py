@@ -9,26 +9,16 @@ from types import ModuleType
 
 import pytest
 import tyro
+from fixtures_docs import BLOCK, PAGES, ROOT, documented
 
 from luss_ray.config.command_line import parse
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_RECIPES = ("pass.py", "finetune.py", "distance_matching.py")
-_BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-_PROGRAM = re.compile(r"(?:uv run |-- python |python )((?:jobs|shards)/\w+\.py)(.*)")
 
 
 def commands() -> list[tuple[str, str, str]]:
     """(page, program, its words) of each command in a block of shell."""
-    found = []
-    for page in PAGES:
-        for language, block in _BLOCK.findall(page.read_text()):
-            for line in block.replace("\\\n", " ").splitlines() if language == "bash" else []:
-                match = _PROGRAM.search(line)
-                if match:
-                    found.append((page.name, match[1], match[2].split("  #")[0].replace("…", " ")))
-    return found
+    return [(page.name, program, words.replace("…", " ")) for page in PAGES for program, words in documented(page)]
 
 
 def module_of(program: str) -> ModuleType:
@@ -71,7 +61,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_that_is_shown_compiles(page: Path) -> None:
-    for language, block in _BLOCK.findall(page.read_text()):
+    for language, block in BLOCK.findall(page.read_text()):
         if language == "python":
             compile(block, page.name, "exec")
 
@@ -79,9 +69,7 @@ def test_python_that_is_shown_compiles(page: Path) -> None:
 def test_extending_works_as_shown() -> None:
     """The whole of docs/extending.md, run from top to bottom."""
     blocks = [
-        block
-        for language, block in _BLOCK.findall((ROOT / "docs" / "extending.md").read_text())
-        if language == "python"
+        block for language, block in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()) if language == "python"
     ]
     assert len(blocks) >= 2
     names: dict = {}

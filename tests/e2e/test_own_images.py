@@ -1,5 +1,10 @@
 """A plain folder of images and a backbone from elsewhere, by hand of its weights: no label, no pretraining."""
 
+import functools
+import shlex
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +12,19 @@ import pytest
 import safetensors.numpy
 import timm
 import torch
-from fixtures_run import TINY, arguments, load_program, program, result_of, run_job
+from fixtures_docs import ROOT, documented
+from fixtures_run import TINY, arguments, job_environment, load_program, program, result_of, run_program
+from fixtures_s3 import S3Server
 
 from luss_ray.nn.weights import WeightsFile
 from luss_ray.storage.uri import Location
 
 pytestmark = pytest.mark.e2e
 VIT = "test_vit"
+PAGE = ROOT / "docs" / "own_images.md"
 CANDIDATES = "--category-candidates=3 4 6 100"
 """100 are more than 120 images can show."""
+_SMALL = arguments(*TINY, "--num-workers=1 1", CANDIDATES, "--clustering.parts-per-cluster=3")
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +37,53 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(scenes: Path, theirs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a finished run's folder and what was printed."""
+    """Return a finished run's folder and what was printed; the command is that of the page, on tiny settings."""
     folder = tmp_path_factory.mktemp("own-images")
-    images = folder / "images"
-    images.mkdir()
+    photos(scenes, folder / "my-images")
+    printed = run_program("pass.py", folder, *_quick(folder, theirs))
+    return folder / "runs" / "quick", printed
+
+
+def photos(scenes: Path, folder: Path) -> None:
+    """Put the training scenes into one plain folder."""
+    folder.mkdir()
     for number, image in enumerate(sorted((scenes / "train").rglob("*.jpg"))):
-        (images / f"{number}.jpg").write_bytes(image.read_bytes())
-    options = (f"--data={images}", f"--storage={folder}", "--name=own", "--num-workers=1 1")
-    options += (CANDIDATES, "--clustering.parts-per-cluster=3", *_backbone(theirs))
-    return folder / "own", run_job(folder, *options)
+        (folder / f"{number}.jpg").write_bytes(image.read_bytes())
 
 
-def _backbone(weights: Path) -> tuple[str, ...]:
-    return f"--weights={weights}", f"--backbone=timm:{VIT}", "--finetune.freeze-backbone"
+def _quick(home: Path, weights: Path) -> list[str]:
+    """Return the words of the documented command that starts from weights."""
+    (words,) = (words for _, words in documented(PAGE) if "--weights" in words)
+    return [*_filled_in(words, {"~": str(home), "dino.pth": str(weights)}), *_SMALL]
+
+
+def _filled_in(words: str, meant: dict[str, str]) -> list[str]:
+    """Return a documented command's words with what they stand for."""
+    for shown, real in {"vit_small_patch16_224": VIT, **meant}.items():
+        words = words.replace(shown, real)
+    return shlex.split(words)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_every_command_of_the_page_works(s3_server: S3Server, scenes: Path, theirs: Path, tmp_path: Path) -> None:
+    """One after the other, as somebody would type them, on tiny settings."""
+    bucket, environment = s3_server.bucket("own-images"), s3_server.environment()
+    photos(scenes, tmp_path / "my-images")
+    photos(scenes, tmp_path / "more-images")
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}-0.tar", "w") as tar:
+            tar.add(tmp_path / "my-images" / "0.jpg", "0.jpg")
+        s3_server.client().upload_file(str(tmp_path / f"{part}-0.tar"), "own-images", f"their-shards/{part}-0.tar")
+    meant = {"~": str(tmp_path), "dino.pth": str(theirs), "s3://BUCKET": bucket}
+    for name, words in documented(PAGE):
+        small = _SMALL if name == "jobs/pass.py" else []
+        command = [sys.executable, str(ROOT / name), *_filled_in(words, meant), *small]
+        given = job_environment(environment)
+        done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{name} {words}\n{done.stdout}\n{done.stderr}"
+    assert len(result_of(tmp_path / "runs" / "eight")["pseudo_labels"]["shares"]) == 8
+    assert (tmp_path / "segmented" / "index.html").exists() and (tmp_path / "contact.html").exists()
 
 
 def test_clusters_are_shown_instead_of_scores(finished: tuple[Path, str]) -> None:
@@ -79,11 +122,10 @@ def test_the_weights_take_the_place_of_pretraining(finished: tuple[Path, str], t
 
 def test_the_same_name_with_other_weights_is_refused(finished: tuple[Path, str], theirs: Path, tmp_path: Path) -> None:
     run, _ = finished
-    given = (f"--data={run.parent / 'images'}", f"--storage={run.parent}", "--name=own")
-    given = (*TINY, *given, CANDIDATES, "--num-workers=1 1", "--clustering.parts-per-cluster=3")
-    refused = program("pass.py", tmp_path, "demo", *arguments(*given, *_backbone(theirs.with_name("missing.pth"))))
+    asked = functools.partial(_quick, run.parents[1])
+    refused = program("pass.py", run.parents[1], *asked(theirs.with_name("missing.pth")))
     assert refused.returncode == 2 and "no weights at" in refused.stderr
     other = tmp_path / "other.pth"
     torch.save(timm.create_model(VIT, num_classes=0).state_dict(), other)
-    refused = program("pass.py", tmp_path, "demo", *arguments(*given, *_backbone(other)))
+    refused = program("pass.py", run.parents[1], *asked(other))
     assert refused.returncode == 2 and "weights = " in refused.stderr and "another --name" in refused.stderr
