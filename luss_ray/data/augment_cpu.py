@@ -16,6 +16,8 @@ from luss_ray.data.colour import BLUR_REACH, BRIGHTNESS, CONTRAST, GREY_WEIGHTS,
 
 _TO_GREY = np.tile(np.array(GREY_WEIGHTS), (3, 1))
 _DEGREES = 360
+_SHARED_PIXELS = 64 * 64
+"""Of a crop from which on threads share the work."""
 
 
 def augment_on_cpu(crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: ColourSpec) -> Float[Tensor, "n 3 h w"]:
@@ -23,30 +25,25 @@ def augment_on_cpu(crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: 
     out = torch.empty((*crops.shape[:3], 3))
     strengths = torch.stack([params.brightness, params.contrast, params.saturation, params.hue], dim=1).tolist()
     normalisation = np.column_stack([np.diag(np.reciprocal(spec.std)), -np.divide(spec.mean, spec.std)])
-    tasks = zip(
-        crops.numpy(),
-        strengths,
-        params.order.tolist(),
-        params.grey.tolist(),
-        params.sigma_px.tolist(),
-        out.numpy(),
-        strict=True,
-    )
+    orders, grey, sigmas_px = params.order.tolist(), params.grey.tolist(), params.sigma_px.tolist()
+    source, target = crops.numpy(), out.numpy()
 
-    def one(task: tuple) -> None:
-        crop, strengths, order, grey, sigma_px, into = task
-        pixels = np.multiply(crop, np.float32(1 / 255))
-        for operation in order:
-            pixels = _jitter(pixels, operation, strengths[operation])
-        if grey:
-            pixels = cv2.transform(pixels, _TO_GREY)
-        if sigma_px > 0:
-            size = 2 * min(math.ceil(BLUR_REACH * sigma_px), *(side - 1 for side in pixels.shape[:2])) + 1
-            pixels = cv2.GaussianBlur(pixels, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT_101)
-        cv2.transform(pixels, normalisation, into)
+    def change(places: range) -> None:
+        for place in places:
+            pixels = np.multiply(source[place], np.float32(1 / 255))
+            for operation in orders[place]:
+                pixels = _jitter(pixels, operation, strengths[place][operation])
+            if grey[place]:
+                pixels = cv2.transform(pixels, _TO_GREY)
+            if (sigma_px := sigmas_px[place]) > 0:
+                size = 2 * min(math.ceil(BLUR_REACH * sigma_px), *(side - 1 for side in pixels.shape[:2])) + 1
+                pixels = cv2.GaussianBlur(pixels, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT_101)
+            cv2.transform(pixels, normalisation, target[place])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(one, tasks))
+    # Threads with small crops would rather wait for the interpreter's lock than compute.
+    num_threads = torch.get_num_threads() if crops.shape[1] * crops.shape[2] >= _SHARED_PIXELS else 1
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(change, [range(first, len(crops), num_threads) for first in range(num_threads)]))
     return out.permute(0, 3, 1, 2)
 
 

@@ -25,6 +25,7 @@ STAGES = {
     "pretrain": "Pretraining",
     "attention": "Pixel attention",
     "features": "Features",
+    "estimate": "Number of clusters",
     "clusters": "Clustering",
     "threshold": "Attention threshold",
     "pseudo-labels": "Pseudo-labels",

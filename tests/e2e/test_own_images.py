@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -57,33 +58,38 @@ def _quick(home: Path, weights: Path) -> list[str]:
     return [*_filled_in(words, {"~": str(home), "dino.pth": str(weights)}), *_SMALL]
 
 
-def _filled_in(words: str, meant: dict[str, str]) -> list[str]:
+def _filled_in(words: str, meant: dict[str, str], place: int = 0) -> list[str]:
     """Return a documented command's words with what they stand for."""
     for shown, real in {"vit_small_patch16_224": VIT, **meant}.items():
-        words = words.replace(shown, real)
+        words = words.replace(shown, real.format(place=place))
     return shlex.split(words)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_every_command_of_the_page_works(s3_server: S3Server, scenes: Path, theirs: Path, tmp_path: Path) -> None:
-    """One after the other, as somebody would type them, on tiny settings."""
+def test_every_command_of_the_pages_works(s3_server: S3Server, scenes: Path, theirs: Path, tmp_path: Path) -> None:
+    """Those of own images, then those of models, one after the other, as somebody would type them, on tiny settings."""
     bucket, environment = s3_server.bucket("own-images"), s3_server.environment()
     photos(scenes, tmp_path / "my-images")
-    photos(scenes, tmp_path / "more-images")
+    for folder in ("more-images", "photos"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tmp_path / "my-images" / "0.jpg", tmp_path / folder)
+    s3_server.client().upload_file(str(tmp_path / "photos" / "0.jpg"), "own-images", "photos/0.jpg")
     for part in ("train", "val"):
         with tarfile.open(tmp_path / f"{part}-0.tar", "w") as tar:
             tar.add(tmp_path / "my-images" / "0.jpg", "0.jpg")
         s3_server.client().upload_file(str(tmp_path / f"{part}-0.tar"), "own-images", f"their-shards/{part}-0.tar")
-    meant = {"~": str(tmp_path), "dino.pth": str(theirs), "s3://BUCKET": bucket}
-    for name, words in documented(PAGE):
+    meant = {"~/segmented": str(tmp_path / "segmented-{place}"), "~": str(tmp_path), "dino.pth": str(theirs)}
+    meant |= {"s3://BUCKET": bucket, "runs/demo": "runs/mine"}
+    for place, (name, words) in enumerate([*documented(PAGE), *documented(PAGE.with_name("models.md"))]):
         small = _SMALL if name == "jobs/pass.py" else []
-        command = [sys.executable, str(ROOT / name), *_filled_in(words, meant), *small]
+        command = [sys.executable, str(ROOT / name), *_filled_in(words, meant, place), *small]
         given = job_environment(environment)
         done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{name} {words}\n{done.stdout}\n{done.stderr}"
     assert len(result_of(tmp_path / "runs" / "eight")["pseudo_labels"]["shares"]) == 8
-    assert (tmp_path / "segmented" / "index.html").exists() and (tmp_path / "contact.html").exists()
+    assert len(list(tmp_path.glob("segmented-*/index.html"))) == 2 and (tmp_path / "contact.html").exists()
+    assert (tmp_path / "model.onnx").exists()
 
 
 def test_clusters_are_shown_instead_of_scores(finished: tuple[Path, str]) -> None:

@@ -205,7 +205,10 @@ def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tup
             running.start()
         running.wait_for(lambda: list(running.run.local_path.glob(event)), event)  # noqa: B023
         running.kill()
+    page = folder / "demo" / "report.html"
+    assert "loads itself again" in page.read_text()
     running.start().finish()
+    assert "loads itself again" not in page.read_text()
     assert "3 training stages add up" in job.audit(folder / "demo").stdout
     undisturbed = job.result_of(run)["metrics"]
     del undisturbed["baselines"]["random_backbone"]

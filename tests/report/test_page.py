@@ -108,6 +108,17 @@ def test_without_labels_clusters_take_the_place_of_scores(unlabelled: ReportData
     assert "Scores" not in text and "Ground truth" not in text and "Not there yet" not in text
 
 
+def test_how_the_number_of_clusters_was_found_is_shown(unlabelled: ReportData) -> None:
+    text = check(render(replace(unlabelled, silhouettes={4: 0.31, 10: 0.52, 16: 0.4}))).text
+    assert "10 taken" in text and "silhouette by number of clusters" in text and "was not given" in text
+
+
+def test_a_page_of_a_run_that_goes_on_loads_itself_again(begun: ReportData) -> None:
+    page = render(replace(begun, under_way=True))
+    assert 'http-equiv="refresh"' in page and "loads itself again" in check(page).text
+    assert 'http-equiv="refresh"' not in render(begun)
+
+
 def test_a_threshold_without_labels_is_named_where_there_are_masks(run: ReportData) -> None:
     result = {**run.result, "threshold": {**run.result["threshold"], "used": "label-free"}}
     text = check(render(replace(run, result=result))).text
