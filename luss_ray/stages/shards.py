@@ -26,6 +26,7 @@ from luss_ray.train.refusals import user_errors
 _BATCH_PIXELS = {"cuda": 32 * 256 * 256, "cpu": 3 * 256 * 256}
 """Image pixels of a batch: enough to fill a GPU; on a CPU what stays near its caches."""
 _DECODE_THREADS = 2
+"""At least; an actor with a GPU has as many as loaders would have beside it."""
 
 
 class ShardWork(Protocol):
@@ -47,8 +48,7 @@ class ShardActor:
         be_patient()
         self.work = work
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            torch.set_num_threads(num_threads)
+        torch.set_num_threads(num_threads)
         self.network = work.load(self.device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -88,7 +88,10 @@ def run_over_shards(
     rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
     done = rows.map_batches(
         ShardActor,
-        fn_constructor_kwargs={"work": work, "num_threads": resources.num_threads},
+        fn_constructor_kwargs={
+            "work": work,
+            "num_threads": resources.num_loaders if resources.use_gpu else resources.num_threads,
+        },
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=min(resources.num_actors, len(todo))),
         num_cpus=1,
