@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from luss_ray.data.colour import BLUR_REACH, BRIGHTNESS, CONTRAST, GREY_WEIGHTS, HUE, ColourParams, ColourSpec
+from luss_ray.data.colour import BLUR_REACH, CONTRAST, GREY_WEIGHTS, HUE, SATURATION, ColourParams, ColourSpec
 
-_TO_GREY = np.tile(np.array(GREY_WEIGHTS), (3, 1))
+_SAME, _TO_GREY = np.eye(3), np.tile(np.array(GREY_WEIGHTS), (3, 1))
 _DEGREES = 360
-_SHARED_PIXELS = 64 * 64
+_SHARED_PIXELS = 128 * 128
 """Of a crop from which on threads share the work."""
 
 
@@ -48,7 +48,7 @@ def augment_on_cpu(crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: 
 
 
 def _jitter(pixels: np.ndarray, operation: int, strength: float) -> np.ndarray:
-    """Return the pixels after one of the four operations."""
+    """Return the pixels after one of the four operations, perhaps in the same memory."""
     if operation == HUE:
         if strength == 0:
             return pixels
@@ -57,11 +57,13 @@ def _jitter(pixels: np.ndarray, operation: int, strength: float) -> np.ndarray:
         return cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)
     if strength == 1:
         return pixels
-    blend = np.zeros((3, 4))
-    blend[:, :3] = strength * np.eye(3)
-    if operation == CONTRAST:
-        blend[:, 3] = (1 - strength) * np.dot(GREY_WEIGHTS, cv2.mean(pixels)[:3])
-    elif operation != BRIGHTNESS:
-        blend[:, :3] += (1 - strength) * _TO_GREY
-    blended = cv2.transform(pixels, blend)
-    return np.clip(blended, 0, 1, out=blended)
+    if operation == SATURATION:
+        pixels = cv2.transform(pixels, strength * _SAME + (1 - strength) * _TO_GREY)
+    elif operation == CONTRAST:
+        grey = float(np.dot(GREY_WEIGHTS, cv2.mean(pixels)[:3]))
+        pixels *= strength
+        pixels += (1 - strength) * grey
+    else:
+        pixels *= strength
+    # Below 1 it is a mean of colours, which stays among them.
+    return np.clip(pixels, 0, 1, out=pixels) if strength > 1 else pixels

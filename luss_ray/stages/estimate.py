@@ -14,6 +14,7 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.core.seeds import CLUSTERS, generator
 from luss_ray.stages.extract import feature_file
 from luss_ray.stages.run import ESTIMATE, Finished, Run
+from luss_ray.storage.uri import Location
 from luss_ray.train.refusals import user_errors
 
 SAMPLE = 4000
@@ -32,7 +33,7 @@ def estimate(run: Run, features: Finished) -> Finished:
     tried = usable_candidates(run.recipe.category_candidates, len(split))
     seed = run.recipe.seed
 
-    def work(folder: Any, inputs: str) -> dict[str, Any]:
+    def work(folder: Location, inputs: str) -> dict[str, Any]:
         loader = FeatureFiles(features.folder, features.inputs)
         with (
             user_errors(),
