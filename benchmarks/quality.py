@@ -55,10 +55,10 @@ ROWS = {
     "label-free": Row("PASS, threshold label-free", _LABEL_FREE),
     "image-prior": Row("PASS, the image's cosine beside the pixel's", _PRIOR),
     "per-image": Row("PASS, attention stretched image by image", _PER_IMAGE),
+    "per-image-label-free": Row("PASS, attention stretched, threshold label-free", (*_PER_IMAGE, *_LABEL_FREE)),
     "plus": Row("pass-plus: both", _PRIOR + _PER_IMAGE),
-    "plus-label-free": Row(
-        "pass-plus, threshold label-free", (*_PRIOR, *_PER_IMAGE, "--threshold.choice", "label-free")
-    ),
+    "plus-label-free": Row("pass-plus, threshold label-free", (*_PRIOR, *_PER_IMAGE, *_LABEL_FREE)),
+    "plus-pixels": Row("pass-plus without deep-to-shallow", (*_NO_SHALLOW, *_PRIOR, *_PER_IMAGE)),
     "supervised": Row("PASS backbone, true masks of train-semi", _SUPERVISED, supervised=True),
     "from-scratch": Row("random backbone, true masks of train-semi", _SUPERVISED, supervised=True, pretrained=False),
 }

@@ -54,7 +54,11 @@ def imagenet_s_919() -> Recipe:
 
 def own_images() -> Recipe:
     """Return settings for a folder of photographs without labels: the smallest published network, in batches that a few
-    hundred images fill, and as many clusters as the features show."""
+    hundred images fill, and as many clusters as the features show.
+
+    Each image's attention is stretched, which is what helps a threshold that no mask has chosen; see
+    benchmarks/RESULTS.md, Quality.
+    """
     published = imagenet_s_50()
 
     def small_batches(stage: Optimisation) -> Optimisation:
@@ -69,6 +73,8 @@ def own_images() -> Recipe:
             published.pretrain, optimisation=small_batches(published.pretrain.optimisation), frozen_prototype_steps=300
         ),
         attention=replace(published.attention, optimisation=small_batches(published.attention.optimisation)),
+        labels=Labels(attention_per_image=True),
+        threshold=Threshold(max=0.95),
         finetune=replace(published.finetune, optimisation=small_batches(published.finetune.optimisation)),
     )
 
