@@ -35,12 +35,7 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
         with (
             user_errors(),
             StageProgress(f"{prefix}cluster", settings.num_iterations + 1, "iterations") as progress,
-            DistributedKMeans(
-                loader,
-                files,
-                num_actors=run.resources.num_actors,
-                num_gpus=1 if run.resources.use_gpu else 0,
-            ) as kmeans,
+            kmeans_actors(run, loader, files) as kmeans,
         ):
             found = kmeans.fit(
                 run.num_clusters * settings.parts_per_cluster,
@@ -70,6 +65,12 @@ def cluster(run: Run, prefix: str, features: Finished) -> Finished:
 
     inputs = {"features": features.inputs, "clustering": settings, "num_clusters": run.num_clusters}
     return run.stage(f"{prefix}clusters", inputs, work)
+
+
+def kmeans_actors(run: Run, loader: FeatureFiles, files: list[str]) -> DistributedKMeans:
+    """Return k-means over feature files, on as many of the cluster's actors and GPUs as the run may have."""
+    num_gpus = 1 if run.resources.use_gpu else 0
+    return DistributedKMeans(loader, files, num_actors=run.resources.num_actors, num_gpus=num_gpus)
 
 
 def read_clusters(clusters: Finished) -> Clusters:

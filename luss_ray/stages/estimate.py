@@ -7,11 +7,11 @@ import numpy as np
 import ray
 from jaxtyping import Float32
 
-from luss_ray.clustering.actors import DistributedKMeans
 from luss_ray.clustering.features import FeatureFiles
 from luss_ray.clustering.kmeans import normalise_rows
 from luss_ray.core.progress import StageProgress
 from luss_ray.core.seeds import CLUSTERS, generator
+from luss_ray.stages.cluster import kmeans_actors
 from luss_ray.stages.extract import feature_file
 from luss_ray.stages.run import ESTIMATE, Finished, Run
 from luss_ray.storage.uri import Location
@@ -38,12 +38,7 @@ def estimate(run: Run, features: Finished) -> Finished:
         with (
             user_errors(),
             StageProgress(ESTIMATE, sum(tried), "clusters tried") as progress,
-            DistributedKMeans(
-                loader,
-                files,
-                num_actors=run.resources.num_actors,
-                num_gpus=1 if run.resources.use_gpu else 0,
-            ) as kmeans,
+            kmeans_actors(run, loader, files) as kmeans,
         ):
             sample, scores = _sample(loader, files, seed), []
             for place, number in enumerate(tried, start=1):
