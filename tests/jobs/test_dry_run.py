@@ -17,6 +17,7 @@ def test_the_plan_is_told_and_nothing_is_written(job: str, shards: Path, tmp_pat
         "nothing has been done" in shown
         and "finetune" in shown
         and "steps of 16" in shown
+        and "PFLOP" in shown
         and "luss-ray doctor" in shown
     )
     assert ("pretrain" in shown) == (job == "pass.py")
