@@ -1,16 +1,23 @@
 """Fine-tuning on the annotated images, whole."""
 
 import json
+import re
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
 
+import pytest
+import timm
 import torch
+import torchvision
+from fixtures_docs import ROOT, documented
 from fixtures_run import TINY, arguments, audit, program, result_of, run_program
 
-from luss_ray.config.recipes import demo
+from luss_ray.config.recipes import RECIPES, demo
 from luss_ray.nn.weights import WeightsFile
 from luss_ray.storage.uri import Location
+from luss_ray.train.finetune import segmentation_model
 from luss_ray.train.pretrain import pretrain_model
 
 
@@ -80,3 +87,26 @@ def test_receptive_fields_are_searched_merged_and_scored_again(shards: Path, tmp
     trained = f"--weights={merged / 'weights.safetensors'}", "--trained"
     again, _ = run("again", *backbone, "--backbone.rf-mode=merge", *trained)
     assert again["trained"] and again["metrics"] == result["metrics"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_every_command_of_the_page_works(shards: Path, tmp_path: Path) -> None:
+    """The networks in their real size, a few steps on small images; each from weights as others publish them."""
+    torch.save({"model": timm.create_model("vit_base_patch16_224").state_dict()}, tmp_path / "mae.pth")
+    torch.save({"model": timm.create_model("convnext_tiny").state_dict()}, tmp_path / "convnext.pth")
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "resnet50.pth")
+    trained = segmentation_model(RECIPES["semi-convnext-t"](), num_categories=4).state_dict()
+    torch.save({"model": trained}, tmp_path / "trained.pth")
+    meant = {"s3://BUCKET/imagenet/imagenet-s-919": shards, "DATA": shards}
+    meant |= {"s3://BUCKET/runs/imagenet-s-919": "resnet50.pth", "mae_pretrain_vit_base.pth": "mae.pth"}
+    meant |= {"convnext_tiny.pth": "convnext.pth", "convnext_finetuned.pth": "trained.pth"}
+    small = "--shorter-side-px=64", "--finetune.crop-px=64", "--num-workers=1 1"
+    small += "--finetune.optimisation.epochs=1", "--finetune.optimisation.batch-size=16"
+    for _, words in documented(ROOT / "docs" / "semi_supervised.md"):
+        for shown, real in meant.items():
+            words = re.sub(rf"(?<=\s){re.escape(shown)}(?=\s|$)", str(real), words)  # noqa: PLW2901
+        printed = run_program("finetune.py", tmp_path, *shlex.split(words), *arguments(*small))
+        assert "mIoU" in printed
+    for name in ("search", "multiple", "merge", "semi-vit-b16-semi-supervised", "semi-resnet50-semi-supervised"):
+        assert result_of(tmp_path / "runs" / name)["metrics"]["finetuned"]["miou"] >= 0
