@@ -71,6 +71,8 @@ class S3Server:
         weed = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
         fixed = "-ip=127.0.0.1 -ip.bind=127.0.0.1 -s3.port.iceberg=0 -s3.port.lance=0 -webdav=false -admin.ui=false"
         safety = "-volume.preStopSeconds=0 -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false"
+        # Every bucket takes volumes of its own; by default there are as many as the disk has free GiB.
+        safety += " -master.volumeSizeLimitMB=128 -volume.max=1000"
         ports = [f"-{option}={port}" for option, port in zip(_PORT_OPTIONS, self.ports, strict=True)]
         places = [f"-dir={self.folder}/data", f"-s3.config={self.folder}/s3.json"]
         with (self.folder / "weed.log").open("ab") as log:
