@@ -190,6 +190,17 @@ def test_the_same_command_again_skips_everything(finished: tuple[Path, str], sha
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
+def test_a_plan_marks_what_is_done(finished: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
+    run, _ = finished
+    before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
+    asked = job.arguments(*job.TINY, f"--data={shards}", f"--storage={run.parent}", "--name=tiny")
+    shown = job.run_program("pass.py", tmp_path, "demo", *asked, "--dry-run")
+    assert "✓ pretrain" in " ".join(shown.split()) and "to do: 0 of 9 stages" in shown
+    assert sorted(path.stat().st_mtime_ns for path in run.rglob("*")) == before
+    refused = job.program("pass.py", tmp_path, "demo", *asked, "--dry-run", "--seed", "3")
+    assert refused.returncode == 2 and "was made with other settings" in refused.stdout + refused.stderr
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tuple[Path, str], shards: Path) -> None:

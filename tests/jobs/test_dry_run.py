@@ -24,17 +24,6 @@ def test_the_plan_is_told_and_nothing_is_written(job: str, shards: Path, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_is_done_already_is_marked(shards: Path, tmp_path: Path) -> None:
-    asked = words(shards, tmp_path, "--until=pretrain", "--pretrain.optimisation.epochs=1")
-    run_program("pass.py", tmp_path, *asked[:-1])
-    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*"))
-    shown = run_program("pass.py", tmp_path, *asked)
-    assert "✓ pretrain" in shown.replace("  ", " ") and "to do: 8 of 9 stages" in shown
-    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")) == before
-    refused = program("pass.py", tmp_path, *asked, "--seed", "3")
-    assert refused.returncode == 2 and "was made with other settings" in refused.stdout + refused.stderr
-
-
 def test_what_would_have_to_be_packed_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
