@@ -8,14 +8,14 @@ that isn't counted.
 
 - `stage`: the stage's own work: read a shard, decode, batch by size, the network, encode, publish
 - `one_at_a_time`: the same for one image after the other
-- `bare_forward`: the published network on the stage's batches, which lie ready on the device: upsampled features, then
-  their attention, as plain layers of torch; results are dropped
-- `own_forward`: the same with our network, whose first layer of the attention comes before the upsampling
+- `bare_forward`: features and attention of the stage's batches, which lie ready on the device; results are dropped
+- `published_forward`: the same as plain layers of torch in the published order, features upsampled first, in torch's
+  own memory order
 
 Networks are those of the recipes, ResNet-18 with 50 clusters and ResNet-50 with 919. `…_vs_one_at_a_time`,
-`…_of_bare_forward` and `…_of_own_forward` are ratios of the stage's rate to the others. `bytes_per_image` are those of
-the label shards, indices included, of maps that are harder than real ones: a random network's, with tens of clusters
-an image, and with attention stretched to its whole range.
+`…_of_bare_forward` and `…_of_published_forward` are ratios of the stage's rate to the others. `bytes_per_image` are
+those of the label shards, indices included, of maps that are harder than real ones: a random network's, with tens of
+clusters an image, and with attention stretched to its whole range.
 """
 
 import argparse
@@ -63,7 +63,7 @@ RECIPE_OF = {"resnet18": "imagenet-s-50", "resnet50": "imagenet-s-919"}
 NUM_CLUSTERS = {"resnet18": 50, "resnet50": 919}
 SIDE_PX = 256
 COMMON = ((256, 341), (341, 256))
-SIDES = ("stage", "one_at_a_time", "bare_forward", "own_forward")
+SIDES = ("stage", "one_at_a_time", "bare_forward", "published_forward")
 
 
 def make_images(folder: Path, number: int) -> None:
@@ -168,13 +168,13 @@ class Bench:
             made += [batch for _, batch in read_shard(self.split, shard, SIDE_PX).batches(self.device, crop_px)]
         return made
 
-    def own_forward(self, batches: list[Tensor]) -> None:
-        """Run our network alone."""
+    def bare_forward(self, batches: list[Tensor]) -> None:
+        """Run the network alone."""
         for batch in batches:
             self.network.attend(batch)
 
-    def bare_forward(self, batches: list[Tensor]) -> None:
-        """Run the network alone, as torch makes it, in the order of the published code."""
+    def published_forward(self, batches: list[Tensor]) -> None:
+        """Run it in the order of the published code."""
         attention = self.plain.fbg
         assert attention is not None
         for batch in batches:
@@ -230,8 +230,8 @@ def measure(bench: Bench, name: str, rounds: int) -> dict[str, dict[str, list[fl
     rates: dict[str, dict[str, list[float]]] = {stage: {side: [] for side in SIDES} for stage in sides}
     for stage, batches in ready.items():
         plain = [batch.contiguous() for batch in batches]
-        sides[stage]["bare_forward"] = lambda _, batches=plain: bench.bare_forward(batches)
-        sides[stage]["own_forward"] = lambda _, batches=batches: bench.own_forward(batches)
+        sides[stage]["published_forward"] = lambda _, batches=plain: bench.published_forward(batches)
+        sides[stage]["bare_forward"] = lambda _, batches=batches: bench.bare_forward(batches)
     for stage, side in itertools.product(sides, SIDES):
         bench.seconds(sides[stage][side])  # the first calls choose algorithms, and take their memory from the system
     for number, stage in itertools.product(range(rounds), sides):
@@ -268,7 +268,7 @@ def main() -> None:
         f"{stage}_{word}_{side}_{backbone}": [a / b for a, b in zip(rates["stage"], rates[side], strict=True)]
         for backbone, stages in measured.items()
         for stage, rates in stages.items()
-        for word, side in (("vs", "one_at_a_time"), ("of", "bare_forward"), ("of", "own_forward"))
+        for word, side in (("vs", "one_at_a_time"), ("of", "bare_forward"), ("of", "published_forward"))
     }
     spread = {name: {"median": statistics.median(v), "min": min(v), "max": max(v)} for name, v in ratios.items()}
     table = Table("", "median", "min", "max")

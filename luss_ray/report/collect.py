@@ -147,7 +147,8 @@ def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None
 
 def _silhouettes(run: Run) -> dict[int, float]:
     estimated = run.finished(ESTIMATE)
-    return {int(number): score for number, score in estimated.about["silhouettes"].items()} if estimated else {}
+    found = estimated.about["silhouettes"] if estimated else {}
+    return {number: found[str(number)] for number in sorted(map(int, found))}  # JSON sorts names as words
 
 
 def _sweep(run: Run) -> ThresholdSweep | None:

@@ -45,10 +45,10 @@ def estimate(run: Run, features: Finished) -> Finished:
                 found = kmeans.fit(
                     number, restarts=_RESTARTS, iterations=run.recipe.clustering.num_iterations, seed=seed
                 )
-                scores.append(silhouette(sample, found.centroids))
+                scores.append(round(silhouette(sample, found.centroids), 4))
                 progress.update(sum(tried[:place]))
         chosen = tried[int(np.argmax(scores))]
-        silhouettes = {str(number): round(score, 4) for number, score in zip(tried, scores, strict=True)}
+        silhouettes = {str(number): score for number, score in zip(tried, scores, strict=True)}
         return {"images": len(split), "chosen": chosen, "silhouettes": silhouettes}
 
     inputs = {"features": features.inputs, "tried": tried, "iterations": run.recipe.clustering.num_iterations}
