@@ -8,14 +8,16 @@ that isn't counted.
 
 - `stage`: the stage's own work: read a shard, decode, batch by size, the network, encode, publish
 - `one_at_a_time`: the same for one image after the other
-- `bare_forward`: features and attention of the stage's batches, which lie ready on the device; results are dropped
+- `bare_forward`: features and attention of the stage's batches, which lie ready on the device; results are dropped.
+  The network is as it was trained, in the memory order that convolutions want
+- `folded_forward`: the same with the stage's network, whose batch norms went into its convolutions
 - `published_forward`: the same as plain layers of torch in the published order, features upsampled first, in torch's
   own memory order
 
 Networks are those of the recipes, ResNet-18 with 50 clusters and ResNet-50 with 919. `…_vs_one_at_a_time`,
-`…_of_bare_forward` and `…_of_published_forward` are ratios of the stage's rate to the others. `bytes_per_image` are
-those of the label shards, indices included, of maps that are harder than real ones: a random network's, with tens of
-clusters an image, and with attention stretched to its whole range.
+`…_of_bare_forward`, `…_of_folded_forward` and `…_of_published_forward` are ratios of the stage's rate to the others.
+`bytes_per_image` are those of the label shards, indices included, of maps that are harder than real ones: a random
+network's, with tens of clusters an image, and with attention stretched to its whole range.
 """
 
 import argparse
@@ -45,7 +47,7 @@ from luss_ray.core.progress import CONSOLE
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
 from luss_ray.imagenet_s.layout import find_images
-from luss_ray.nn.backbone import Maps
+from luss_ray.nn.backbone import Maps, on_device
 from luss_ray.nn.heads import upsample
 from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.stages.attend import Attender
@@ -63,7 +65,7 @@ RECIPE_OF = {"resnet18": "imagenet-s-50", "resnet50": "imagenet-s-919"}
 NUM_CLUSTERS = {"resnet18": 50, "resnet50": 919}
 SIDE_PX = 256
 COMMON = ((256, 341), (341, 256))
-SIDES = ("stage", "one_at_a_time", "bare_forward", "published_forward")
+SIDES = ("stage", "one_at_a_time", "bare_forward", "folded_forward", "published_forward")
 
 
 def make_images(folder: Path, number: int) -> None:
@@ -88,8 +90,11 @@ class Bench:
     weights: Location
     device: torch.device
     network: PixelAttentionModel
+    """As the stages load it."""
+    trained: PixelAttentionModel
+    """As it was trained."""
     plain: PixelAttentionModel
-    """The same network in torch's own memory order."""
+    """The same in torch's own memory order."""
     clusters: Clusters
 
     @classmethod
@@ -105,13 +110,16 @@ class Bench:
         vectors = torch.cat([describe(*network.attend(batch)) for _, batch in batches]).cpu().numpy()
         mixture = np.random.default_rng(0).dirichlet(np.full(len(vectors), 0.1), NUM_CLUSTERS[backbone])
         clusters = Clusters.of((mixture @ vectors).astype(np.float32))
-        plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        trained = on_device(pixel_attention_model(recipe).eval(), device)
+        trained.load_state_dict(safetensors.torch.load(weights.read()))
+        plain = copy.deepcopy(trained).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         return cls(
             split=split,
             recipe=recipe,
             weights=weights,
             device=device,
             network=network,
+            trained=trained,
             plain=plain,
             clusters=clusters,
         )
@@ -168,10 +176,10 @@ class Bench:
             made += [batch for _, batch in read_shard(self.split, shard, SIDE_PX).batches(self.device, crop_px)]
         return made
 
-    def bare_forward(self, batches: list[Tensor]) -> None:
-        """Run the network alone."""
+    def forward(self, network: PixelAttentionModel, batches: list[Tensor]) -> None:
+        """Run a network alone."""
         for batch in batches:
-            self.network.attend(batch)
+            network.attend(batch)
 
     def published_forward(self, batches: list[Tensor]) -> None:
         """Run it in the order of the published code."""
@@ -231,7 +239,8 @@ def measure(bench: Bench, name: str, rounds: int) -> dict[str, dict[str, list[fl
     for stage, batches in ready.items():
         plain = [batch.contiguous() for batch in batches]
         sides[stage]["published_forward"] = lambda _, batches=plain: bench.published_forward(batches)
-        sides[stage]["bare_forward"] = lambda _, batches=batches: bench.bare_forward(batches)
+        sides[stage]["bare_forward"] = lambda _, batches=batches: bench.forward(bench.trained, batches)
+        sides[stage]["folded_forward"] = lambda _, batches=batches: bench.forward(bench.network, batches)
     for stage, side in itertools.product(sides, SIDES):
         bench.seconds(sides[stage][side])  # the first calls choose algorithms, and take their memory from the system
     for number, stage in itertools.product(range(rounds), sides):
@@ -268,7 +277,7 @@ def main() -> None:
         f"{stage}_{word}_{side}_{backbone}": [a / b for a, b in zip(rates["stage"], rates[side], strict=True)]
         for backbone, stages in measured.items()
         for stage, rates in stages.items()
-        for word, side in (("vs", "one_at_a_time"), ("of", "bare_forward"), ("of", "published_forward"))
+        for word, side in (("vs", "one_at_a_time"), *(("of", side) for side in SIDES[2:]))
     }
     spread = {name: {"median": statistics.median(v), "min": min(v), "max": max(v)} for name, v in ratios.items()}
     table = Table("", "median", "min", "max")

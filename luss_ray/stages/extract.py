@@ -12,7 +12,7 @@ from torch import Tensor
 from luss_ray.clustering.features import feature_table
 from luss_ray.config.recipe import Labels, Recipe
 from luss_ray.metrics.threshold import AttentionHistogram
-from luss_ray.nn.backbone import on_device
+from luss_ray.nn.folding import for_inference
 from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.shards import read_shard, run_over_shards
@@ -34,7 +34,7 @@ def load_attention_model(recipe: Recipe, weights: Location, device: torch.device
     """Return the network of step 2 with the weights that its training left, ready for inference."""
     model = pixel_attention_model(recipe)
     model.load_state_dict(safetensors.torch.load(weights.read()))
-    return on_device(model, device).eval()
+    return for_inference(model, device)
 
 
 def attention_maps(attention: Float[Tensor, "B C H W"], settings: Labels) -> Float[Tensor, "B H W"]:

@@ -9,7 +9,7 @@ import torch
 from luss_ray.config.recipe import Recipe
 from luss_ray.export.segmenter import label_map
 from luss_ray.imagenet_s import masks
-from luss_ray.nn.backbone import on_device
+from luss_ray.nn.folding import for_inference
 from luss_ray.nn.models import SegmentationModel
 from luss_ray.stages.run import Finished, Run
 from luss_ray.stages.shards import read_shard, run_over_shards
@@ -33,7 +33,7 @@ class InferWork:
         """Return the fine-tuned network."""
         model = segmentation_model(self.recipe, self.num_clusters)
         model.load_state_dict(safetensors.torch.load(self.weights.read()))
-        return on_device(model, device).eval()
+        return for_inference(model, device)
 
     def process(self, shard: int, network: SegmentationModel, device: torch.device) -> list[str]:
         """Publish the shard's predictions."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from luss_ray.imagenet_s import masks
 from luss_ray.metrics.neighbours import knn_predict
-from luss_ray.nn.backbone import Architecture, Backbone, on_device
+from luss_ray.nn.backbone import Architecture, Backbone
 from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.folding import for_inference
 from luss_ray.nn.heads import upsample
 from luss_ray.stages.shards import read_shard
 from luss_ray.storage.dataset import Split
@@ -36,7 +37,7 @@ class Features:
         """Return the backbone, ready for inference."""
         backbone = Backbone(self.architecture)
         load_backbone(self.read_weights(), backbone)
-        return on_device(backbone, device).eval()
+        return for_inference(backbone, device)
 
 
 def pixel_features(backbone: Backbone, batch: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

@@ -17,6 +17,7 @@ from PIL import Image
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.export.segmenter import Segmenter, label_map, load
 from luss_ray.imagenet_s import masks
+from luss_ray.nn.folding import for_inference
 from luss_ray.stages.shards import decode_images, run_over_shards
 from luss_ray.storage.uri import Location
 from luss_ray.train.cluster import Resources
@@ -85,7 +86,7 @@ class SegmentWork:
     def load(self, device: torch.device) -> tuple[Segmenter, Listing, list[slice]]:
         """Return the model and the list of images, which every actor reads once."""
         listing = read_listing(self.out)
-        return load(self.model.uri).to(device), listing, list(listing.portions())
+        return for_inference(load(self.model.uri), device), listing, list(listing.portions())
 
     def process(self, shard: int, network: Any, device: torch.device) -> list[str]:
         """Write the labels of a portion's images."""

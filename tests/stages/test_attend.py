@@ -12,6 +12,7 @@ from luss_ray.config.recipe import Labels
 from luss_ray.data.augment import normalise
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.soft_label import SoftLabel
+from luss_ray.nn.folding import for_inference
 from luss_ray.nn.models import PixelAttentionModel, describe
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.stages.attend import Attender
@@ -40,7 +41,7 @@ def published(golden):
     network = small_network()
     assert not network.load_state_dict(state, strict=False).unexpected_keys
     centroids = torch.from_numpy(np.load(folder / "centroids.npy")).float()
-    return folder, Attender(network.eval(), F.normalize(centroids, dim=1), torch.arange(1, 1 + len(centroids)))
+    return folder, Attender(for_inference(network, "cpu"), F.normalize(centroids, dim=1), torch.arange(1, 1 + len(centroids)))
 
 
 @pytest.mark.parametrize("number", range(5))
