@@ -3,24 +3,31 @@
 `uv run benchmarks/step.py [--preset demo|resnet50] [--batch N] [--rounds 5] [--steps 20] [--quick] [--json FILE]`
 
 Needs no Ray: torch, torchvision, and the project's folder on `PYTHONPATH`. Batches are random 8-bit crops as the
-stream gives them. In each round the contenders take turns, `--steps` steps each, on the same device:
+stream gives them. In each round the contenders take turns, `--steps` steps each, on the same device, each in a process
+of its own:
 
-- `ours`: the product's own step, in the precision that its recipe takes on this device
+- `ours`: the product's own step, in the precision that its recipe takes on this device, and with the settings of the
+  memory allocator that the product's workers have
 - `plain_float32`, `plain_autocast`: `step_plain.py`, the same step as one writes it down first
 - `bare`: forward and backward of the network alone, in our precision and memory order, on crops that are floats already
+- `bare_tuned`: the same with the allocator's settings of `ours`
+- `compiled`, with `--compile`: ours after `torch.compile`, as the jobs' `--compile` has it
 
-`vs_eager` is ours over the plain step in the same precision (images/s), `of_bare_network` is ours over the bare
-network's. Then the parts of our step, each waited for; the wait for data is that for the copy to the device.
+`vs_eager` is ours over the plain step in the same precision (images/s), `of_bare_network` and `of_bare_network_tuned`
+are ours over the bare network's. Then the parts of our step, each waited for; the wait for data is that for the copy to
+the device.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +43,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import PretrainModel
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
-from luss_ray.train.step import backward, has_bfloat16, to_device
+from luss_ray.train.step import backward, compile_network, has_bfloat16, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import World
 from luss_ray.train.views import coloured_crops
@@ -46,6 +53,10 @@ PRESETS = {"demo": ("demo", 64), "resnet50": ("imagenet-s-300", 128)}
 IMAGENET_IMAGES = 1_281_167
 LATE = 10**6
 """A step after which the queue is in use and the prototypes learn."""
+PLAIN_FLOAT32, PLAIN_AUTOCAST, BARE, BARE_TUNED = "plain_float32", "plain_autocast", "bare", "bare_tuned"
+OURS, COMPILED = "ours", "compiled"
+TUNED = (OURS, COMPILED, BARE_TUNED)
+"""Contenders whose process has the allocator's settings that importing the product leaves to its workers."""
 PARTS = ("data wait", "augment", "forward", "losses", "backward", "optimiser", "other")
 
 
@@ -156,46 +167,88 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def contenders(recipe: Recipe, num: int, device: torch.device, *, mixed: bool) -> dict[str, Callable[[], Any]]:
-    """Return a function a contender that takes one step."""
-    batch = make_batch(recipe, num)
-    plain_batch = {name: torch.from_numpy(array) for name, array in batch.items()} | {"grids": to_grids(recipe, batch)}
-    steps: dict[str, Callable[[], Any]] = {"ours": OurStep(recipe, batch, device, mixed=mixed)}
-    for name, in_bfloat16 in (("plain_float32", False), ("plain_autocast", True)):
-        if in_bfloat16 and not has_bfloat16(device):
-            continue
-        model = pretrain_model(recipe)
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders work on."""
+
+    recipe: Recipe
+    num: int
+    """Images in a batch."""
+    mixed: bool
+    """Whether ours computes in bfloat16."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the GPU, or the CPU where there is none."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def contender(self, name: str) -> Callable[[], Any]:
+        """Return a function that takes one step."""
+        recipe, device = self.recipe, self.device
+        batch = make_batch(recipe, self.num)
+        if name in {OURS, COMPILED}:
+            ours = OurStep(recipe, batch, device, mixed=self.mixed)
+            if name == COMPILED:
+                compile_network(ours.trainee.network, device)
+            return ours
+        if name in {BARE, BARE_TUNED}:
+            return bare_network(recipe, batch, device, mixed=self.mixed)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()} | {"grids": to_grids(recipe, batch)}
+        model, mixed = pretrain_model(recipe), name == PLAIN_AUTOCAST
         assert isinstance(model, PretrainModel)
-        plain = PlainStep(recipe, model, device, mixed=in_bfloat16, queue_length=recipe.pretrain.queue.length)
-        steps[name] = lambda plain=plain: plain(plain_batch)
-    steps["bare"] = bare_network(recipe, batch, device, mixed=mixed)
-    return steps
+        plain = PlainStep(recipe, model, device, mixed=mixed, queue_length=recipe.pretrain.queue.length)
+        return lambda: plain(tensors)
 
 
-def rate(step: Callable[[], Any], num_steps: int, num_images: int, device: torch.device) -> float:
-    """Return images/s over some steps."""
-    synchronise(device)
-    started = time.perf_counter()
-    for _ in range(num_steps):
-        step()
-    synchronise(device)
-    return num_steps * num_images / (time.perf_counter() - started)
+def serve(connection: Connection, name: str, setting: Setting) -> None:
+    """Take as many steps as asked and tell the images/s, again and again; after 0, tell the most memory used and end.
+
+    Ours are followed, at the end, by as many whose parts are told.
+    """
+    device = setting.device
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    step = setting.contender(name)
+    last = 0
+    while num_steps := connection.recv():
+        synchronise(device)
+        started, last = time.perf_counter(), num_steps
+        for _ in range(num_steps):
+            step()
+        synchronise(device)
+        connection.send(num_steps * setting.num / (time.perf_counter() - started))
+    memory_gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    parts = [step.parts() for _ in range(last)] if name == OURS and isinstance(step, OurStep) else []
+    connection.send((memory_gib, parts))
+
+
+class Contender:
+    """A process that takes steps when asked."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawn.Pipe()
+        process = spawn.Process(target=serve, args=(theirs, name, setting), daemon=True)
+        kept = dict(os.environ)
+        for variable in [] if name in TUNED else [each for each in kept if each.startswith("MALLOC_")]:
+            del os.environ[variable]
+        process.start()  # a copy of this environment goes with it
+        os.environ.update(kept)
+
+    def rate(self, num_steps: int) -> float:
+        """Return images/s over some steps."""
+        self.connection.send(num_steps)
+        return self.connection.recv()
+
+    def end(self) -> tuple[float | None, list[dict[str, float]]]:
+        """Return the most GPU memory used, GiB, and the parts of further steps; the process ends."""
+        self.connection.send(0)
+        return self.connection.recv()
 
 
 def summary(values: list[float]) -> dict[str, float]:
     """Return median and spread."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-@contextlib.contextmanager
-def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Return a context that notes the most memory of a GPU in use within it."""
-    noted: dict[str, float] = {}
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    yield noted
-    if device.type == "cuda":
-        noted["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
 
 
 def main() -> None:
@@ -204,6 +257,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--batch", type=int, help="images in a batch; by default the preset's")
     parser.add_argument("--precision", choices=("recipe", "float32", "bfloat16"), default="recipe")
+    parser.add_argument("--compile", action="store_true", help="measure the compiled step, too")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="two rounds of three steps: a check of the program")
@@ -214,43 +268,41 @@ def main() -> None:
     if given.precision != "recipe":
         recipe = replace(recipe, mixed_precision=given.precision == "bfloat16")
     rounds, num_steps = (2, 3) if given.quick else (given.rounds, given.steps)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    mixed = recipe.mixed_precision and has_bfloat16(device)
-    steps = contenders(recipe, num, device, mixed=mixed)
-    ours = steps["ours"]
-    assert isinstance(ours, OurStep)
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    with peak_memory(device) as memory:
-        for _ in range(3):
-            ours()
-    for step in steps.values():
-        rate(step, 2, num, device)
-    for _ in range(rounds):
-        for name, step in steps.items():
-            rates[name].append(rate(step, num_steps, num, device))
-    seconds = [ours.parts() for _ in range(num_steps)]
+    setting = Setting(recipe, num, mixed=False)
+    device = setting.device
+    setting = replace(setting, mixed=recipe.mixed_precision and has_bfloat16(device))
+    names = [OURS, PLAIN_FLOAT32, *([PLAIN_AUTOCAST] if has_bfloat16(device) else []), BARE, BARE_TUNED]
+    names += [COMPILED] if given.compile else []
+    contenders = {name: Contender(name, setting) for name in names}
+    for contender in contenders.values():
+        contender.rate(5)
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _, name in itertools.product(range(rounds), names):
+        rates[name].append(contenders[name].rate(num_steps))
+    memory_gib, seconds = contenders[OURS].end()
+    for name in names[1:]:
+        contenders[name].end()
     shares = {part: statistics.median(each[part] / sum(each.values()) for each in seconds) for part in PARTS}
-    peer = "plain_autocast" if mixed else "plain_float32"
+    peers = {"vs_eager": PLAIN_AUTOCAST if setting.mixed else PLAIN_FLOAT32, "vs_eager_float32": PLAIN_FLOAT32}
+    peers |= {"of_bare_network": BARE, "of_bare_network_tuned": BARE_TUNED}
+    peers |= {"vs_compiled": COMPILED} if given.compile else {}
     ratios = {
-        "vs_eager": summary([a / b for a, b in zip(rates["ours"], rates[peer], strict=True)]),
-        "vs_eager_float32": summary([a / b for a, b in zip(rates["ours"], rates["plain_float32"], strict=True)]),
-        "of_bare_network": summary([a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]),
+        ratio: summary([a / b for a, b in zip(rates[OURS], rates[name], strict=True)]) for ratio, name in peers.items()
     }
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads of a CPU"
-    print(f"{given.preset}: batches of {num}, {'bfloat16' if mixed else 'float32'}, {where}")
+    print(f"{given.preset}: batches of {num}, {'bfloat16' if setting.mixed else 'float32'}, {where}")
     for name, values in rates.items():
-        print(f"  {name:<16} {statistics.median(values):9.1f} images/s ({min(values):.1f} to {max(values):.1f})")
+        print(f"  {name:<22} {statistics.median(values):9.1f} images/s ({min(values):.1f} to {max(values):.1f})")
     for name, spread in ratios.items():
-        print(f"  {name:<16} {spread['median']:9.2f} ({spread['min']:.2f} to {spread['max']:.2f})")
+        print(f"  {name:<22} {spread['median']:9.2f} ({spread['min']:.2f} to {spread['max']:.2f})")
     print("  of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()))
-    epoch_h = IMAGENET_IMAGES / statistics.median(rates["ours"]) / 3600
-    extra = f", {memory['gib']:.1f} GiB" if memory else ""
+    epoch_h = IMAGENET_IMAGES / statistics.median(rates[OURS]) / 3600
+    extra = "" if memory_gib is None else f", {memory_gib:.1f} GiB"
     print(f"  an epoch of ImageNet-1k on one such device: {epoch_h:.2f} h{extra}")
     if given.json:
-        found = {"device": where, "batch": num, "mixed": mixed, "ratios": ratios, "rates": rates, "shares": shares}
-        given.json.write_text(json.dumps(found | {"memory": memory}, indent=1))
+        found = {"device": where, "batch": num, "mixed": setting.mixed, "memory_gib": memory_gib}
+        found |= {"ratios": ratios, "rates": rates, "shares": shares}
+        given.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

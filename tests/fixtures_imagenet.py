@@ -35,13 +35,26 @@ class LookAlike:
         return {name: self.root / name for name in ("folders", "tars", "webdataset")}
 
 
-def make_look_alike(root: Path) -> LookAlike:
-    """Write the look-alike: two training images of some classes, one validation image of the first ones."""
+def make_look_alike(root: Path, *, of_smallest: int = 4, num_train: int = 2) -> LookAlike:
+    """Write the look-alike: training images of some classes, and one of each that the benchmark evaluates on.
+
+    Args:
+        root: where to.
+        of_smallest: classes of the smallest subset that there are images of.
+        num_train: images of each class.
+    """
     categories = {size: [wnid(number) for number in range(size)] for size in SUBSETS}
     target = MERGES[MERGED]
     categories[919] = sorted([*categories[919][:-1], target])
-    used = [*categories[50][:4], *categories[300][50:52], *categories[919][300:302], target, MERGED, *_OUTSIDE]
-    train = {f"{name}_{i}": jpeg(hash_of(name) + i) for name in used for i in range(2)}
+    used = [
+        *categories[50][:of_smallest],
+        *categories[300][50:52],
+        *categories[919][300:302],
+        target,
+        MERGED,
+        *_OUTSIDE,
+    ]
+    train = {f"{name}_{i}": jpeg(hash_of(name) + i) for name in used for i in range(num_train)}
     val = {f"ILSVRC2012_val_{number:08d}": (name, jpeg(5000 + number)) for number, name in enumerate(used)}
     _write_folders(root / "folders", train, val)
     _write_tars(root / "tars", train, val)

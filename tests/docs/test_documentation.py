@@ -6,11 +6,13 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import tyro
-from fixtures_docs import BLOCK, PAGES, ROOT, documented
+from fixtures_docs import BLOCK, PAGES, ROOT, TOOL, documented
 
+from luss_ray.cli import main
 from luss_ray.config.command_line import parse
 
 WITH_RECIPES = ("pass.py", "finetune.py", "distance_matching.py")
@@ -32,7 +34,11 @@ def module_of(program: str) -> ModuleType:
 
 @pytest.mark.parametrize("page, program, words", commands(), ids=lambda text: text.strip()[:60])
 def test_commands_are_understood(page: str, program: str, words: str) -> None:
-    module, given = module_of(program), shlex.split(words)
+    given = shlex.split(words)
+    if program == TOOL:
+        check_options(getattr(main, given[0]), given, page)
+        return
+    module = module_of(program)
     asked = getattr(module, "Options", None)
     if program.rpartition("/")[2] in WITH_RECIPES:
         needed = [] if "--data" not in words or not words.rstrip().endswith("--data") else ["DATA"]
@@ -40,12 +46,15 @@ def test_commands_are_understood(page: str, program: str, words: str) -> None:
         parse(asked, given + needed, program=program, about="")  # pyright: ignore[reportArgumentType]
         return
     name = re.search(r"tyro\.cli\((\w+)", (ROOT / program).read_text())
-    entry = asked or getattr(module, name[1])  # pyright: ignore[reportOptionalSubscript]
-    parser = tyro.extras.get_parser(entry, config=(tyro.conf.EnumChoicesFromValues,))
-    known = set(parser._option_string_actions)
+    check_options(asked or getattr(module, name[1]), given, page)  # pyright: ignore[reportOptionalSubscript]
+
+
+def check_options(entry: Any, given: list[str], page: str) -> None:
+    """Check that a program has the options that a command gives it."""
+    known = set(tyro.extras.get_parser(entry, config=(tyro.conf.EnumChoicesFromValues,))._option_string_actions)
     for word in given:
         if word.startswith("--"):
-            assert word.partition("=")[0] in known, f"{page}: {program} has no {word}"
+            assert word.partition("=")[0] in known, f"{page}: no {word}"
 
 
 def test_there_are_commands() -> None:

@@ -1,10 +1,7 @@
 """A plain folder of images and a backbone from elsewhere, by hand of its weights: no label, no pretraining."""
 
 import functools
-import shlex
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,8 @@ import pytest
 import safetensors.numpy
 import timm
 import torch
-from fixtures_docs import ROOT, documented
-from fixtures_run import TINY, arguments, job_environment, load_program, program, result_of, run_program
+from fixtures_docs import ROOT, documented, filled_in, type_in
+from fixtures_run import TINY, arguments, load_program, program, result_of, run_program
 from fixtures_s3 import S3Server
 
 from luss_ray.nn.weights import WeightsFile
@@ -55,14 +52,8 @@ def photos(scenes: Path, folder: Path) -> None:
 def _quick(home: Path, weights: Path) -> list[str]:
     """Return the words of the documented command that starts from weights."""
     (words,) = (words for _, words in documented(PAGE) if "--weights" in words)
-    return [*_filled_in(words, {"~": str(home), "dino.pth": str(weights)}), *_SMALL]
-
-
-def _filled_in(words: str, meant: dict[str, str], place: int = 0) -> list[str]:
-    """Return a documented command's words with what they stand for."""
-    for shown, real in {"vit_small_patch16_224": VIT, **meant}.items():
-        words = words.replace(shown, real.format(place=place))
-    return shlex.split(words)
+    meant = {"vit_small_patch16_224": VIT, "~": str(home), "dino.pth": str(weights)}
+    return [*filled_in(words, meant), *_SMALL]
 
 
 @pytest.mark.long
@@ -80,13 +71,9 @@ def test_every_command_of_the_pages_works(s3_server: S3Server, scenes: Path, the
             tar.add(tmp_path / "my-images" / "0.jpg", "0.jpg")
         s3_server.client().upload_file(str(tmp_path / f"{part}-0.tar"), "own-images", f"their-shards/{part}-0.tar")
     meant = {"~/segmented": str(tmp_path / "segmented-{place}"), "~": str(tmp_path), "dino.pth": str(theirs)}
-    meant |= {"s3://BUCKET": bucket, "runs/demo": "runs/mine"}
-    for place, (name, words) in enumerate([*documented(PAGE), *documented(PAGE.with_name("models.md"))]):
-        small = _SMALL if name == "jobs/pass.py" else []
-        command = [sys.executable, str(ROOT / name), *_filled_in(words, meant, place), *small]
-        given = job_environment(environment)
-        done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{name} {words}\n{done.stdout}\n{done.stderr}"
+    meant |= {"s3://BUCKET": bucket, "runs/demo": "runs/mine", "vit_small_patch16_224": VIT}
+    commands = [*documented(PAGE), *documented(PAGE.with_name("models.md"))]
+    type_in(commands, tmp_path, meant, more={"jobs/pass.py": _SMALL}, environment=environment)
     assert len(result_of(tmp_path / "runs" / "eight")["pseudo_labels"]["shares"]) == 8
     assert len(list(tmp_path.glob("segmented-*/index.html"))) == 2 and (tmp_path / "contact.html").exists()
     assert (tmp_path / "model.onnx").exists()

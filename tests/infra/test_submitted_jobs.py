@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fixtures_run as job
-import psutil
 import pytest
 import yaml
+from fixtures_head import Head, free_port
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from luss_ray.storage.uri import Location
@@ -77,49 +76,14 @@ _OF_NODES = {
 }
 
 
-class Head:
+class CloudHead(Head):
     """A head node without CPUs in a cloud that fakes its nodes on this machine."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
         (folder / "cloud.yaml").write_text(yaml.safe_dump(_CLOUD))
-        path = f"{_BIN}{os.pathsep}{os.environ['PATH']}"
-        token = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
-        self.client = job.job_environment({**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{self.port}"})
-        words = ["--head", "--block", "--port=6379", "--num-cpus=0", "--object-store-memory=200000000"]
-        words += [
-            f"--autoscaling-config={folder}/cloud.yaml",
-            f"--temp-dir={folder}",
-            "--dashboard-agent-listen-port=0",
-        ]
-        words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.port}"]
-        with (folder / "head.log").open("ab") as log:
-            self.process = psutil.Popen(
-                [_BIN / "ray", "start", *words], env=job.job_environment(token | _OF_NODES), stdout=log, stderr=log
-            )
-        self.wait_until(lambda: self.ray("job", "submit", "--", "true").returncode == 0, "job taken by the head")
-
-    def stop(self) -> None:
-        """End the head and all that it started, nodes included."""
-        family = self.process.children(recursive=True)
-        self.process.terminate()
-        psutil.wait_procs([self.process], timeout=60)
-        for left in (self.process, *family):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        psutil.wait_procs(family, timeout=60)
-
-    def ray(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a `ray` command as somebody with the token does."""
-        return subprocess.run(
-            [_BIN / "ray", *words],
-            env=self.client,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+        words = ["--port=6379", "--num-cpus=0", f"--autoscaling-config={folder}/cloud.yaml"]
+        super().__init__(folder, *words, environment=token | _OF_NODES, client=token)
 
     def submit(
         self, storage: Path, data: Path, *options: str, cpus: int = 0, wait: bool = True
@@ -143,33 +107,19 @@ class Head:
         listed = json.loads(self.get("/api/v0/nodes?limit=1000"))["data"]["result"]["result"]
         return {node["node_id"] for node in listed if node["state"] in states and not node["is_head_node"]}
 
-    def wait_until(self, event: Callable[[], object], what: str, timeout_s: float = 300) -> None:
-        """Wait until something is so, while the head lives."""
-        deadline = time.monotonic() + timeout_s
-        while not event():
-            assert self.process.poll() is None, (self.folder / "head.log").read_text()[-3000:]
-            assert time.monotonic() < deadline, f"no {what} in {timeout_s} s"
-            time.sleep(0.5)
-
     def wait_until_at_rest(self) -> None:
         """Wait until no node but the head is left."""
         self.wait_until(lambda: not self.nodes("ALIVE"), "end of the nodes", timeout_s=600)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+def head() -> Iterator[CloudHead]:
     with socket.socket() as taken:
         if taken.connect_ex(("127.0.0.1", 6379)) == 0:
             pytest.skip("needs port 6379, where something listens already")
     folder = Path(f"/tmp/head-{os.getpid()}")  # short: it holds unix sockets
     folder.mkdir()
-    head = Head(folder)
+    head = CloudHead(folder)
     try:
         yield head
     finally:
@@ -177,7 +127,7 @@ def head() -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_without_the_token_nobody_gets_in(head: Head) -> None:
+def test_without_the_token_nobody_gets_in(head: CloudHead) -> None:
     stranger = "of-somebody-else-and-just-as-long"
     with pytest.raises(urllib.error.HTTPError) as refused:
         head.get("/api/jobs/", stranger)
@@ -194,7 +144,7 @@ def test_without_the_token_nobody_gets_in(head: Head) -> None:
     assert "auth" in done.stderr.lower()
 
 
-def test_a_job_on_a_cluster_at_rest_says_what_to_do(head: Head, shards: Path, tmp_path: Path) -> None:
+def test_a_job_on_a_cluster_at_rest_says_what_to_do(head: CloudHead, shards: Path, tmp_path: Path) -> None:
     done = head.submit(tmp_path, shards, "--until=pretrain", "--num-workers=1 2")
     assert done.returncode == 1
     (line,) = set(re.findall(r"^error: .*", done.stdout, re.MULTILINE))  # Ray shows the end of the log once more
@@ -202,7 +152,7 @@ def test_a_job_on_a_cluster_at_rest_says_what_to_do(head: Head, shards: Path, tm
     assert not head.nodes("ALIVE", "DEAD"), "no node was paid for"
 
 
-def test_nodes_come_for_a_job_and_go_after_it(head: Head, shards: Path, tmp_path: Path) -> None:
+def test_nodes_come_for_a_job_and_go_after_it(head: CloudHead, shards: Path, tmp_path: Path) -> None:
     head.wait_until_at_rest()
     before = head.nodes("DEAD")
     done = head.submit(tmp_path, shards, "--until=pretrain", "--num-workers=2 2", cpus=2 * _CPUS_A_NODE)
@@ -213,7 +163,9 @@ def test_nodes_come_for_a_job_and_go_after_it(head: Head, shards: Path, tmp_path
     assert len(head.nodes("DEAD") - before) == 2
 
 
-def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(head: Head, shards: Path, tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(
+    head: CloudHead, shards: Path, tmp_path: Path
+) -> None:
     options = ("--until=pretrain", "--num-workers=1 1", "--checkpoint-every-s=0", "--pretrain.optimisation.epochs=80")
     sent = head.submit(tmp_path, shards, *options, cpus=_CPUS_A_NODE, wait=False)
     assert sent.returncode == 0, sent.stderr[-2000:]
@@ -248,7 +200,7 @@ def _dashboard() -> list[str]:
 
 
 @contextlib.contextmanager
-def _prometheus(head: Head) -> Iterator[Callable[[str], list[dict]]]:
+def _prometheus(head: CloudHead) -> Iterator[Callable[[str], list[dict]]]:
     """Start Prometheus with infra/prometheus.yml, looking at the head's own list of nodes; return what queries it."""
     program = shutil.which("prometheus")
     if program is None:
@@ -256,7 +208,7 @@ def _prometheus(head: Head) -> Iterator[Callable[[str], list[dict]]]:
     written = (ROOT / "infra" / "prometheus.yml").read_text()
     assert written.count("/tmp/ray/") == 1
     (head.folder / "prometheus.yml").write_text(written.replace("/tmp/ray/", f"{head.folder}/"))
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     words = [f"--config.file={head.folder}/prometheus.yml", f"--storage.tsdb.path={head.folder}/prometheus"]
 
     def query(expression: str) -> list[dict]:

@@ -1,7 +1,6 @@
 """Fine-tuning on the annotated images, whole."""
 
 import json
-import shlex
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from fixtures_docs import ROOT, documented
+from fixtures_docs import ROOT, documented, type_in
 from fixtures_run import TINY, arguments, audit, program, result_of, run_program
 
 from luss_ray.config.recipes import RECIPES, demo
@@ -97,14 +96,13 @@ def test_every_command_of_the_page_works(shards: Path, tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "resnet50.pth")
     trained = segmentation_model(RECIPES["semi-convnext-t"](), num_categories=4).state_dict()
     torch.save({"model": trained}, tmp_path / "trained.pth")
-    meant = {"s3://BUCKET/imagenet/imagenet-s-919": shards, "DATA": shards}
+    meant = {"s3://BUCKET/imagenet/imagenet-s-919": str(shards), "DATA": str(shards)}
     meant |= {"s3://BUCKET/runs/imagenet-s-919": "resnet50.pth", "mae_pretrain_vit_base.pth": "mae.pth"}
     meant |= {"convnext_tiny.pth": "convnext.pth", "convnext_finetuned.pth": "trained.pth"}
     small = "--shorter-side-px=64", "--finetune.crop-px=64", "--num-workers=1 1"
     small += "--finetune.optimisation.epochs=1", "--finetune.optimisation.batch-size=16"
-    for _, words in documented(ROOT / "docs" / "semi_supervised.md"):
-        given = [str(meant.get(word, word)) for word in shlex.split(words)]
-        printed = run_program("finetune.py", tmp_path, *given, *arguments(*small))
-        assert "mIoU" in printed
+    commands = documented(ROOT / "docs" / "semi_supervised.md")
+    printed = type_in(commands, tmp_path, meant, more={"jobs/finetune.py": arguments(*small)})
+    assert all("mIoU" in lines for lines in printed)
     for name in ("search", "multiple", "merge", "semi-vit-b16-semi-supervised", "semi-resnet50-semi-supervised"):
         assert result_of(tmp_path / "runs" / name)["metrics"]["finetuned"]["miou"] >= 0

@@ -41,7 +41,9 @@ def published(golden):
     network = small_network()
     assert not network.load_state_dict(state, strict=False).unexpected_keys
     centroids = torch.from_numpy(np.load(folder / "centroids.npy")).float()
-    return folder, Attender(for_inference(network, "cpu"), F.normalize(centroids, dim=1), torch.arange(1, 1 + len(centroids)))
+    return folder, Attender(
+        for_inference(network, "cpu"), F.normalize(centroids, dim=1), torch.arange(1, 1 + len(centroids))
+    )
 
 
 @pytest.mark.parametrize("number", range(5))
