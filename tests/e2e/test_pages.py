@@ -84,8 +84,10 @@ def test_a_cluster_that_is_submitted_to_audited_and_watched(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     _, *commands = documented(page)
     meant = {"s3://BUCKET": bucket}
-    environment |= {"MLFLOW_TRACKING_URI": str(tmp_path / "mlruns"), "WANDB_MODE": "offline"}
+    environment |= {"MLFLOW_TRACKING_URI": str(tmp_path / "mlflow"), "MLFLOW_ALLOW_FILE_STORE": "true"}
+    environment |= {"WANDB_MODE": "offline"}
     more = {"jobs/pass.py": [*_SMALL, "--data", data]}
     audited, watched, _ = type_in(commands, tmp_path, meant, more=more, environment=environment)
     assert "add up" in audited and "finetune" in watched
-    assert list((tmp_path / "runs" / "demo" / "tensorboard").iterdir()) and list(tmp_path.rglob("*.wandb"))
+    assert list(tmp_path.glob("runs/*/tensorboard/*")) and list(tmp_path.rglob("*.wandb"))
+    assert list((tmp_path / "mlflow").rglob("metrics"))
