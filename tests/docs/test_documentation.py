@@ -1,6 +1,7 @@
 """What the documentation tells people to type exists: every program, every option, every recipe, every file."""
 
 import importlib.util
+import math
 import re
 import shlex
 import sys
@@ -8,12 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import tyro
 from fixtures_docs import BLOCK, PAGES, ROOT, TOOL, documented
 
 from luss_ray.cli import main
 from luss_ray.config.command_line import parse
+from luss_ray.config.recipes import RECIPES
+from luss_ray.data.plan import Plan
+from luss_ray.imagenet_s.lists import PUBLISHED
 
 WITH_RECIPES = ("pass.py", "finetune.py", "distance_matching.py")
 
@@ -84,3 +89,22 @@ def test_extending_works_as_shown() -> None:
     names: dict = {}
     for block in blocks:
         exec(compile(block, "extending.md", "exec"), names)
+
+
+def test_where_the_recipes_curves_bend() -> None:
+    """The table of docs/training.md, from the recipes."""
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d.*) \|$", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    shown = {name: [float(word.replace(",", "")) for word in re.split(r" \| |, ", rest)] for name, rest in rows}
+    assert {f"imagenet-s-{size}" for size in PUBLISHED} < shown.keys()
+    for name, (images, *values) in shown.items():
+        recipe = RECIPES[name]()
+        pretrain, optimisation = recipe.pretrain, recipe.pretrain.optimisation
+        if size := re.fullmatch(r"imagenet-s-(\d+)", name):
+            assert images == PUBLISHED[int(size[1])]["train"]
+        steps, queue_from = (
+            Plan(np.zeros(int(images), np.int64), seed=0, global_batch=optimisation.batch_size, epochs=epochs).num_steps
+            for epochs in (optimisation.epochs, pretrain.queue.start_epoch)
+        )
+        first_loss = round(math.log(recipe.prototypes.num), 1)
+        bends = [pretrain.frozen_prototype_steps, queue_from, optimisation.lr, optimisation.final_lr]
+        assert values == [steps, first_loss, *bends], name
