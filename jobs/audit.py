@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Were the planned samples used, each exactly once an epoch? `python jobs/audit.py RUN`."""
 
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
+#!/usr/bin/env -S uv run
 """Weights from one form into another: `python jobs/convert.py IN OUT`.
 
 IN is a checkpoint (.pth, .pth.tar, .safetensors) of the published systems, of torchvision or of this project, a run of
-jobs/pass.py, or a folder that this program wrote. OUT is a new folder, which gets model.safetensors and config.json,
-or a new file: .pth or .safetensors for the backbone alone under torchvision's names, .onnx or .pt2 (torch.export) for
-the graph of a finished run's segmentation network, compared with the network before it is written.
+jobs/pass.py or jobs/finetune.py, its model/ folder, or a folder that this program wrote. OUT is a new folder, which
+gets model.safetensors and config.json, or a new file: .pth or .safetensors for the backbone alone under torchvision's
+names, .onnx or .pt2 (torch.export) for the graph of a finished run's segmentation network, compared with the network
+before it is written.
 """
 
 import enum
@@ -20,6 +22,7 @@ from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
 from luss_ray.nn.config import ModelConfig, backbone_entries, identify
 from luss_ray.nn.weights import SAFETENSORS, WeightsFile
+from luss_ray.protocols.weights import is_fine_tuning
 from luss_ray.stages.run import RUN, read_origin
 from luss_ray.storage.uri import Location, json_bytes
 
@@ -41,12 +44,12 @@ class Options:
     """Weights from one form into another, never running code that a file holds."""
 
     source: tyro.conf.Positional[str]
-    """A checkpoint file, a run's folder, or a folder that this program wrote; here or in s3://."""
+    """A checkpoint file, a run's folder, its model/ folder, or a folder that this program wrote; here or in s3://."""
     out: tyro.conf.Positional[str]
     """A new folder for model.safetensors and config.json; a new .pth or .safetensors for the backbone alone, with
     torchvision's names; or a new .onnx or .pt2 for a finished run's graph."""
-    stage: Stage = Stage.PRETRAIN
-    """Which model of a run."""
+    stage: Stage | None = None
+    """Which model of a run; by default the fine-tuned one of jobs/finetune.py, the pretrained one of others."""
     d16: bool = False
     """The checkpoint's last stage is dilated, which its entries don't tell."""
     size_px: int | None = None
@@ -60,15 +63,27 @@ def read(options: Options) -> tuple[dict[str, Tensor], ModelConfig, WeightsFile]
     source = Location.parse(options.source)
     if source.exists(RUN):
         recipe = read_origin(source).recipe
-        weights = WeightsFile(source / options.stage.value / "weights.safetensors")
+        stage = options.stage or (Stage.FINETUNE if is_fine_tuning(source) else Stage.PRETRAIN)
+        weights = WeightsFile(source / stage.value / "weights.safetensors")
         state = weights()
-        return state, identify(state, architecture=recipe.backbone.architecture()), weights
+        architecture, head = recipe.backbone.architecture(), recipe.finetune.head
+        return state, identify(state, architecture=architecture, head=head), weights
     if source.exists(CONFIG):
         weights = WeightsFile(source / MODEL)
-        return weights(), ModelConfig.from_json(source.read_json(CONFIG)), weights
+        return weights(), _config(source), weights
     weights = WeightsFile(source)
     state = weights()
     return state, identify(state, dilate_last=options.d16), weights
+
+
+def _config(folder: Location) -> ModelConfig:
+    """Return what a folder holds: one that this program wrote, or the model/ folder of a finished run."""
+    from luss_ray.export.segmenter import SegmenterConfig
+
+    values = folder.read_json(CONFIG)
+    if isinstance(values.get("model"), dict) and "format" in values["model"]:  # the network's own, within the folder's
+        return SegmenterConfig.from_json(values, folder.child(CONFIG).uri).model
+    return ModelConfig.from_json(values)
 
 
 def write(state: dict[str, Tensor], config: ModelConfig, weights: WeightsFile, out: Location) -> None:

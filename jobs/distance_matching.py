@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Scores a pretrained backbone by its nearest annotated regions: `python jobs/distance_matching.py [RECIPE] …`."""
 
 import sys

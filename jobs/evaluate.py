@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Score predicted label maps as ImageNet-S does: `python jobs/evaluate.py --predictions P --masks M …`."""
 
 import json

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """How good a run's clusters are, in numbers: `python jobs/inspect_clusters.py RUN [--json FILE]`."""
 
 import json

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """PASS, whole: from images to segmentations, scores and a report. `python jobs/pass.py [RECIPE] [options]`.
 
 Without a RECIPE it is the demo; with --data alone it is own-images.
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from luss_ray.config.command_line import parse
+from luss_ray.config.recipe import Recipe
 from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
-from luss_ray.protocols.datasets import open_dataset
+from luss_ray.protocols.datasets import NotPackedError, open_dataset
 from luss_ray.protocols.options import TrainingOptions
 from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.order import Stage
@@ -44,7 +46,11 @@ def main() -> None:
     unnamed = "own-images" if own else "demo"
     options, recipe = parse(Options, arguments, program="pass.py", about=__doc__ or "", unnamed=unnamed)
     storage = Location.parse(options.storage)
-    data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
+    try:
+        data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
+    except NotPackedError as unpacked:
+        _show_unpacked(recipe, unpacked, weights=options.weights is not None)
+        return
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.protocols import plan
     from luss_ray.protocols.unsupervised import plan_pass, run_pass
@@ -70,6 +76,16 @@ def main() -> None:
     if result["threshold"]:
         CONSOLE.print(_threshold(result))
     CONSOLE.print(_table(result))
+
+
+def _show_unpacked(recipe: Recipe, unpacked: NotPackedError, *, weights: bool) -> None:
+    """Print the plan for images that are still to be packed."""
+    from luss_ray.protocols import plan
+    from luss_ray.protocols.unsupervised import planned_names
+
+    named = recipe.num_categories or unpacked.num_categories
+    names = planned_names(estimates=not named and bool(recipe.category_candidates))
+    plan.show_unpacked(recipe, unpacked, plan.plan_unpacked(recipe, unpacked, names, weights=weights))
 
 
 def _threshold(result: dict) -> str:

@@ -1,7 +1,8 @@
+#!/usr/bin/env -S uv run
 """Segments your images with a finished model: `python jobs/segment.py --model RUN --images FOLDER --out FOLDER`.
 
 Every image gets labels/NAME.png of its own size, an even choice of them overlays and a page, index.html. It goes on
-where it was stopped, over as many nodes as the cluster has.
+where it was stopped, with images that were added since, over as many nodes as the cluster has.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Options:
     images: str
     """Folder or s3://bucket/prefix of images, with all that is below it."""
     out: str
-    """Folder or s3://bucket/prefix for labels/, overlays/ and index.html; the same one goes on where it stopped."""
+    """Folder or s3://bucket/prefix for labels/, overlays/ and index.html; the same one goes on where it stopped, with
+    images that were added since."""
     palette: bool = False
     """Write one byte a pixel and a palette of colours, which any viewer shows, rather than ImageNet-S' codec (id = R +
     256 G)."""
@@ -46,7 +48,7 @@ def main(options: Options) -> None:
     if f"{out.uri}/".startswith(f"{images.uri.rstrip('/')}/"):
         raise UserError(f"--out {out.uri} lies within --images: its pictures would be taken for images; choose another")
     # Imported once the command line is known to be right: it takes seconds.
-    from luss_ray.export.segmenter import load, model_folder
+    from luss_ray.export.segmenter import fingerprint, load, model_folder
     from luss_ray.report.segments import PAGE, colours_of, write_gallery
     from luss_ray.stages.segment import LABELS, UNREADABLE, Codec, SegmentWork, find_todo, segment
 
@@ -56,6 +58,7 @@ def main(options: Options) -> None:
         images=images,
         out=out,
         model=folder,
+        fingerprint=fingerprint(folder),
         codec=Codec.PALETTE if options.palette else Codec.IMAGENET_S,
         palette=colours,
     )

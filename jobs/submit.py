@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Writes what the benchmark's server takes: `python jobs/submit.py RUN --split test --out submission.zip`."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Pack a folder of images into tar shards, on local disk or in S3: `python shards/build.py --source DIR --out URI`."""
 
 from pathlib import Path

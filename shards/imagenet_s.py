@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """ImageNet-S as shards, straight from a copy of ImageNet-1k: `python shards/imagenet_s.py --imagenet SRC …`."""
 
 import enum

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Index WebDataset shards where they lie, so that they can be used as they are: `python shards/index.py URI`."""
 
 from pathlib import Path

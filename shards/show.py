@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Say what is in a sharded dataset, and draw a contact sheet: `python shards/show.py URI [--out contact.png]`."""
 
 import io

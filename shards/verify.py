@@ -1,3 +1,4 @@
+#!/usr/bin/env -S uv run
 """Check a sharded dataset, or a run's pseudo-labels of it, from end to end. Exit code 1 when something is broken.
 
 `python shards/verify.py URI` or `python shards/verify.py URI --labels RUN/pseudo-labels`

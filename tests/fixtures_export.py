@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from luss_ray.export.card import model_card
-from luss_ray.export.segmenter import SegmenterConfig, save
+from luss_ray.export.config import SegmenterConfig
+from luss_ray.export.segmenter import save
 from luss_ray.nn.config import ModelConfig
 from luss_ray.nn.heads import SegmentationHead
 from luss_ray.nn.models import SegmentationModel
@@ -19,7 +20,18 @@ ARCHITECTURES = {
     "vit": TimmArchitecture("test_vit", drop_path=0.1),
     "rf": RFNextArchitecture("test_convnext", mode=RFMode.MULTIPLE),
 }
-ABOUT = {"recipe": "demo", "protocol": "unsupervised", "data": "digest 0123", "weights digest": None}
+ABOUT = {"recipe": "demo", "protocol": "fully-unsupervised", "data": "digest 0123", "weights digest": None}
+
+CONFIG = SegmenterConfig(
+    model=ModelConfig(form="segmentation", architecture=ARCHITECTURES["resnet"], num_categories=3),
+    shorter_side_px=256,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.1),
+    names=("other", "car", "cat", "bus"),
+    matching=(0, 2, 3, 1),
+    about={"recipe": "demo"},
+)
+"""Of a segmenter whose images are prepared unusually."""
 
 
 def exported(folder: Path, kind: str = "resnet") -> SegmentationModel:

@@ -1,6 +1,7 @@
 """Looks at a machine, a store and a cluster before a run: what is there, what works, what a recipe would take."""
 
 import enum
+import functools
 import importlib.metadata
 import logging
 import os
@@ -10,32 +11,27 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from rich.table import Table
 
+from luss_ray.cli.trial import Training, measure, training_of
 from luss_ray.config.command_line import recipe_named
 from luss_ray.config.recipe import Recipe
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
 from luss_ray.data.decode import decode_image
-from luss_ray.data.plan import Plan
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
-from luss_ray.train.pretrain import Pretrainee
-from luss_ray.train.step import backward, has_bfloat16, to_device
-from luss_ray.train.swapped import CodeBook
-from luss_ray.train.trainee import World
+from luss_ray.train.step import has_bfloat16
 
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "timm", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
 _BENCHMARK_IMAGES = {"imagenet-s-50": 64_431, "imagenet-s-300": 384_862, "imagenet-s-919": 1_281_167}
 _PROBE_BYTES = 8 << 20
-_TRIAL_STEPS = 3
 _CONNECT_S = 5.0
-_CPU_TRIAL_IMAGES = 16
 _SAFE_SHARE = 0.9
 """Of a GPU's memory that a step may take."""
 
@@ -75,16 +71,19 @@ def examine(
         UserError: there is no such recipe.
     """
     recipe = recipe_named(recipe_name)
+    training = training_of(recipe)
     findings = [_versions(), _machine(), _gpus(), _decoding()]
     findings.append(_checked("Ray", _ray))
     findings.append(_checked("storage", lambda: _storage(Location.parse(storage))))
-    num_images = images or _BENCHMARK_IMAGES.get(recipe_name)
+    num_images, num_categories = images or _BENCHMARK_IMAGES.get(recipe_name), 0
     if data is not None:
-        findings.append(_checked("data", lambda: _data(Location.parse(data))))
-        if images is None and findings[-1].verdict is not Verdict.BAD:
-            num_images = len(ShardedDataset.open(Location.parse(data)).split("train"))
+        findings.append(_checked("data", lambda: _data(Location.parse(data), training)))
+        if findings[-1].verdict is not Verdict.BAD:
+            opened = ShardedDataset.open(Location.parse(data))
+            num_images, num_categories = images or len(opened.split(training.split)), len(opened.categories)
     if not quick:
-        findings.append(_checked(f"recipe {recipe_name}", lambda: _trial(recipe, num_images, workers)))
+        trial = functools.partial(_trial, recipe, training, num_images, num_categories, workers)
+        findings.append(_checked(f"recipe {recipe_name}", trial))
     return findings
 
 
@@ -202,9 +201,11 @@ def _storage(storage: Location) -> tuple[Verdict, str]:
     return Verdict.GOOD, text
 
 
-def _data(location: Location) -> tuple[Verdict, str]:
+def _data(location: Location, training: Training) -> tuple[Verdict, str]:
     data = ShardedDataset.open(location)
-    split = data.split("train")
+    split = data.split(training.split)
+    if training.with_masks and not split.has_masks:
+        return Verdict.BAD, f"{location.uri}: {training.split} has no masks to learn from"
     rows, started = np.arange(min(64, len(split))), time.perf_counter()
     read = split.read_images(rows)
     rate = sum(len(image) for image in read) / (time.perf_counter() - started) / 1e6
@@ -213,19 +214,17 @@ def _data(location: Location) -> tuple[Verdict, str]:
     return Verdict.GOOD, f"{splits}; {len(data.categories)} categories, {masks} masks; read at {rate:.0f} MB/s"
 
 
-def _trial(recipe: Recipe, num_images: int | None, workers: int) -> tuple[Verdict, str]:
-    """Take some steps of pretraining with random crops, on as many images as a worker would have."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = recipe.pretrain.optimisation.batch_size
-    share = max(1, batch // workers)
-    num = share if device.type == "cuda" else min(share, _CPU_TRIAL_IMAGES)
-    mixed = recipe.mixed_precision and has_bfloat16(device)
+def _trial(
+    recipe: Recipe, training: Training, num_images: int | None, num_categories: int, workers: int
+) -> tuple[Verdict, str]:
+    """Take some steps of training with random crops, on as many images as a worker would have."""
+    share, epochs = max(1, training.optimisation.batch_size // workers), training.optimisation.epochs
     try:
-        seconds, peak = _steps(recipe, num, device, mixed=mixed)
+        measured = measure(recipe, share, num_categories=num_categories)
     except torch.cuda.OutOfMemoryError:
         return Verdict.BAD, f"{share} images a worker don't fit into the GPU's memory: give more --num-workers"
-    rate = num / seconds * workers
-    text = f"pretraining {rate:.0f} images/s on {workers} x this {'GPU' if device.type == 'cuda' else 'machine'}"
+    rate, peak = measured.images_per_s * workers, measured.peak_bytes
+    text = f"{training.name} {rate:.0f} images/s on {workers} x this {'machine' if peak is None else 'GPU'}"
     if peak is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         text += f", {peak / 2**30:.1f} of {total / 2**30:.0f} GiB"
@@ -233,31 +232,6 @@ def _trial(recipe: Recipe, num_images: int | None, workers: int) -> tuple[Verdic
             text += " (tight: give more --num-workers)"
     if num_images is None:
         return Verdict.GOOD, f"{text}; give --images N for hours"
-    hours = recipe.pretrain.optimisation.epochs * num_images / rate / 3600
-    text += f": {hours:.2g} h for {recipe.pretrain.optimisation.epochs} epochs of {num_images} images"
+    hours = epochs * num_images / rate / 3600
+    text += f": {hours:.2g} h for {epochs} epochs of {num_images} images"
     return (Verdict.POOR if hours > 24 * 14 else Verdict.GOOD), text
-
-
-def _steps(recipe: Recipe, num: int, device: torch.device, *, mixed: bool) -> tuple[float, int | None]:
-    """Return the seconds of a step, and the most memory of a GPU in use."""
-    rng, world = np.random.default_rng(0), World(rank=0, size=1, device=device)
-    recipe = replace(recipe, pretrain=replace(recipe.pretrain, queue=replace(recipe.pretrain.queue, length=0)))
-    pixels = {
-        f"crops_{kind}": rng.integers(0, 256, (num, spec.num, spec.size_px, spec.size_px, 3), np.uint8)
-        for kind, spec in enumerate(recipe.pretrain.crops.specs())
-    }
-    boxes = np.tile(np.array([10, 10, 200, 200, 0]), (num, 2, 1))
-    names = {"epoch": np.zeros(num, np.int64), "row": np.arange(num), "used_row": np.arange(num)}
-    plan = Plan(np.zeros(4 * num, np.int64), seed=0, global_batch=num, epochs=1)
-    trainee = Pretrainee(recipe, CodeBook(recipe.prototypes, recipe.pretrain.queue, plan, world))
-    started = time.perf_counter()
-    for step in range(1 + _TRIAL_STEPS):
-        if step == 1:  # the first one warms up
-            started = time.perf_counter()
-        batch = to_device({**pixels, **names, "geometry": boxes}, device)
-        trainee.optimiser.zero_grad(set_to_none=True)
-        figures = backward(trainee, trainee.network, batch, step=step, share=1.0, world=world, mixed=mixed)
-        figures["loss"].item()
-        trainee.optimiser.step()
-    seconds = (time.perf_counter() - started) / _TRIAL_STEPS
-    return seconds, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,10 +1,11 @@
 """`luss-ray`: what is neither a job nor about shards: `doctor` before a run, `watch RUN` during one."""
 
+import sys
 from typing import Annotated
 
 import tyro
 
-from luss_ray.core.command import parsed, run
+from luss_ray.core.command import check_subcommand, parsed, run
 
 
 def doctor(
@@ -48,13 +49,13 @@ def watch(run: Annotated[str, tyro.conf.Positional], /, *, every: float = 5.0, o
 
 def main() -> None:
     """Do what the command line asks."""
-    run(
-        lambda: parsed(
-            lambda: tyro.extras.subcommand_cli_from_dict(
-                {"doctor": doctor, "watch": watch}, prog="luss-ray", description=__doc__
-            )
-        )
-    )
+    run(_chosen)
+
+
+def _chosen() -> int | None:
+    commands = {"doctor": doctor, "watch": watch}
+    check_subcommand(sys.argv[1:], commands)
+    return parsed(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="luss-ray", description=__doc__))
 
 
 if __name__ == "__main__":

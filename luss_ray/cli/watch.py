@@ -7,14 +7,16 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE, clock
+from luss_ray.report.collect import RESULT
 from luss_ray.report.page import STAGES
 from luss_ray.stages.run import BEGUN, RUN, STAGE, Origin, read_origin
 from luss_ray.storage.dataset import ShardedDataset
+from luss_ray.storage.lease import SILENCE_S, Holder, read_holder
 from luss_ray.storage.uri import Location
 from luss_ray.train.figures import read_rows
+from luss_ray.train.ledger import ORDER
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32
@@ -66,24 +68,19 @@ def _state(folder: Location, name: str, origin: Origin) -> StageState:
     state = StageState(name=name, seconds=about and about["seconds"], rows=read_rows(folder))
     if about is None:
         state.num_files = len(folder.list()) - 1
-        schedule = _schedule(origin.recipe, name.rpartition("/")[2])
-        if schedule is not None:
-            state.batch_size, state.num_steps = schedule.batch_size, _num_steps(origin, schedule, name)
+        if folder.exists(ORDER):
+            order = folder.read_json(ORDER)
+            state.batch_size, state.num_steps = order["global_batch"], _num_steps(origin, order)
     return state
 
 
-def _schedule(recipe: Recipe, name: str) -> Optimisation | None:
-    stages = {"pretrain": recipe.pretrain, "attention": recipe.attention, "finetune": recipe.finetune}
-    return stages[name].optimisation if name in stages else None
-
-
-def _num_steps(origin: Origin, schedule: Optimisation, name: str) -> int | None:
+def _num_steps(origin: Origin, order: dict[str, Any]) -> int | None:
+    """Return the steps of a training stage, given what its plan follows from: jobs train on different splits."""
     try:
-        data = ShardedDataset.open(Location.parse(origin.data_uri))
-        split = origin.recipe.pretrain.split if name == "pretrain" else "train"
-        return schedule.epochs * len(data.split(split)) // schedule.batch_size
+        num_images = len(ShardedDataset.open(Location.parse(origin.data_uri)).split(order["split"]))
     except UserError:
         return None  # the data can't be read from here
+    return order["epochs"] * num_images // order["global_batch"]
 
 
 def curve(values: list[float]) -> str:
@@ -116,13 +113,38 @@ def table(run: Location, states: list[StageState]) -> Table:
     return shown
 
 
-def watch(text: str, every_s: float, *, once: bool) -> None:
+@dataclass(kw_only=True)
+class _End:
+    """Looks for the end of a run: its result is the last one, and no job is at work on it."""
+
+    run: Location
+    silence_s: float
+    """Without a sign of life after which a job on another machine counts as dead."""
+    holder: Holder | None = None
+    """The last sign of life."""
+    since: float = 0.0
+    """When it was first seen."""
+
+    def reached(self) -> bool:
+        """Whether it has ended; what was stopped before its end has not, and goes on when its job is started again."""
+        if not self.run.exists(RESULT) or self.run.read_json(RESULT).get("under_way"):
+            return False
+        holder = read_holder(self.run)
+        if holder != self.holder:
+            self.holder, self.since = holder, time.monotonic()
+        if holder is None or holder.is_dead:
+            return True
+        return not holder.is_alive_here and time.monotonic() - self.since >= self.silence_s
+
+
+def watch(text: str, every_s: float, *, once: bool, silence_s: float = SILENCE_S) -> None:
     """Show a run's stages, again and again until it has ended or somebody interrupts.
 
     Args:
         text: the run's folder.
         every_s: seconds between looks.
         once: look once.
+        silence_s: seconds without a sign of life after which a job on another machine counts as dead.
 
     Raises:
         UserError: there is no run.
@@ -132,8 +154,10 @@ def watch(text: str, every_s: float, *, once: bool) -> None:
     if once or not CONSOLE.is_terminal:
         CONSOLE.print(table(run, states))
         return
+    end = _End(run=run, silence_s=silence_s)
     with Live(table(run, states), console=CONSOLE, auto_refresh=False) as live:
-        while not run.exists("result.json"):
+        while not end.reached():
             time.sleep(every_s)
             live.update(table(run, read_states(run)), refresh=True)
+        live.update(table(run, read_states(run)), refresh=True)
     CONSOLE.print("the run has ended")

@@ -1,13 +1,12 @@
 """Command lines of jobs that run a recipe: `[RECIPE] [options of the job] [fields of the recipe]`."""
 
-import difflib
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import RECIPES
-from luss_ray.core.command import parsed
+from luss_ray.core.command import nearest, parsed
 from luss_ray.core.errors import UserError
 
 _Options = TypeVar("_Options")
@@ -16,8 +15,8 @@ _Options = TypeVar("_Options")
 def recipe_named(name: str) -> Recipe:
     """Return the recipe of a name; UserError with the nearest one where there is none."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+        near = nearest(name, RECIPES)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(RECIPES)}"
         raise UserError(f"no recipe {name!r}: {hint}")
     return RECIPES[name]()
 
@@ -39,6 +38,7 @@ def parse(
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     default = recipe_named(arguments[0] if named else unnamed)
+    completion = any("-tyro-" in word for word in arguments)  # a script for the shell is one for all recipes
 
     def both(
         options: Annotated[options, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]
@@ -50,7 +50,7 @@ def parse(
         lambda: tyro.cli(
             tyro.conf.configure(tyro.conf.SuppressFixed, tyro.conf.EnumChoicesFromValues)(both),
             args=arguments[named:],
-            prog=f"{program} {default.recipe_name}",
+            prog=program if completion else f"{program} {default.recipe_name}",
             description=f"{about} Recipes: {', '.join(RECIPES)}.",
         )
     )

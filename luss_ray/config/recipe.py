@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
+from luss_ray.core.command import nearest
 from luss_ray.core.errors import UserError
 from luss_ray.data.colour import STD, ColourSpec
 from luss_ray.data.crops import CropSpec
@@ -69,7 +70,9 @@ class Backbone:
 
     def __post_init__(self) -> None:
         known = self.name in (*ARCHITECTURES, TINY) or self.name.startswith((TIMM, RF_NEXT))
-        _require(known, "backbone", self.name, f"one of {', '.join(BACKBONES)}")
+        near = nearest(self.name, BACKBONES)
+        hint = f"; did you mean {near}?" if near else ""
+        _require(known, "backbone", self.name, f"one of {', '.join(BACKBONES)}{hint}")
         _require(0 <= self.drop_path < 1, "backbone.drop_path", self.drop_path, "0 or more, below 1")
         _require(
             not self.drop_path or self.name.startswith((TIMM, RF_NEXT)),

@@ -1,12 +1,13 @@
 """How every program of this project ends: 0 done, 1 found something broken, 2 the user's mistake in one line."""
 
 import contextlib
+import difflib
 import errno
 import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 from luss_ray.core.errors import UserError
@@ -41,6 +42,30 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)  # noqa: T201
         code = 130
     sys.exit(code)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that somebody who mistyped `word` may have meant, None where none is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return near[0] if near else None
+
+
+def check_subcommand(words: list[str], known: Iterable[str]) -> None:
+    """Return when a command line begins with one of a program's commands, or with none at all.
+
+    Args:
+        words: the command line after the program's name.
+        known: names of the commands.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    known = list(known)
+    if not words or words[0].startswith("-") or words[0] in known:
+        return
+    near = nearest(words[0], known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+    raise UserError(f"no command {words[0]!r}: {hint}")
 
 
 def parsed(parse: Callable[[], _Parsed]) -> _Parsed:

@@ -1,10 +1,16 @@
 """The model card: what a model is, what it was made from, how good it is, and how to use it."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from luss_ray.export.segmenter import SegmenterConfig
+from luss_ray.export.config import INTERPOLATION, SegmenterConfig
 
-_SCORES = {"miou": "mIoU", "acc": "image-level accuracy", "f": "F-measure", "b_miou": "boundary mIoU"}
+_SCORES = {"miou": "mIoU", "acc": "image-level accuracy", "f": "F-measure", "mbiou": "boundary mIoU"}
+"""What is shown of `luss_ray.metrics.scores.Scores`."""
+_SUPERVISION = {"fully-unsupervised": "unsupervised", "semi-supervised": "semi-supervised"}
+"""Tags by protocol; one that allows anything has none."""
+_IMAGENET_S = re.compile(r"imagenet-s-\d+")
 _MOST_NAMES = 60
 
 
@@ -21,7 +27,7 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         "library_name: luss_ray",
         "pipeline_tag: image-segmentation",
         "license: other  # fill in: it follows from the images' licence and yours",
-        "tags: [semantic-segmentation, unsupervised, PASS, ImageNet-S]",
+        f"tags: [{', '.join(tags(about))}]",
         "---",
         "",
         f"# {title}",
@@ -38,7 +44,8 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         "| | |",
         "|---|---|",
         f"| network | {config.model.architecture.about} |",
-        f"| input | RGB, shorter side {config.shorter_side_px} px, ImageNet's mean and deviation |",
+        f"| input | RGB, shorter side {config.shorter_side_px} px ({INTERPOLATION}), from 0 to 1 |",
+        f"| less mean, divided by deviation | {_numbers(config.mean)}; {_numbers(config.std)} |",
         *[f"| {key} | {_text(value)} |" for key, value in about.items() if key != "metrics" and value is not None],
         "",
         *_metrics(about.get("metrics") or {}),
@@ -49,6 +56,22 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def tags(about: Mapping[str, Any]) -> list[str]:
+    """Return the tags that the Hub finds a model by.
+
+    Args:
+        about: the configuration's: protocol, method and dataset count.
+    """
+    found = ["semantic-segmentation", _SUPERVISION.get(about.get("protocol", ""))]
+    found.append("PASS" if about.get("method") == "PASS" else None)
+    found.append("ImageNet-S" if _IMAGENET_S.fullmatch(about.get("dataset") or "") else None)
+    return [tag for tag in found if tag]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _metrics(metrics: dict[str, Any]) -> list[str]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from luss_ray.core.errors import UserError
-from luss_ray.data.colour import MEAN, STD
 from luss_ray.export.segmenter import Segmenter
 
 ONNX, TORCH_EXPORT = ".onnx", ".pt2"
@@ -44,7 +43,8 @@ def graph_bytes(model: Segmenter, kind: str, *, fixed_px: int | None = None) -> 
     program = program or _traced(model, side, free=False)
     if program is None:
         raise UserError(f"{model.config.model.architecture.about} can't be traced by torch.export")
-    about = {"names": list(model.names), "mean": MEAN, "std": STD, "shorter_side_px": model.config.shorter_side_px}
+    config = model.config
+    about = {"names": config.names, "mean": config.mean, "std": config.std, "shorter_side_px": config.shorter_side_px}
     content = _to_onnx(program, about) if kind == ONNX else _to_pt2(program, about)
     run = _onnx_runner(content) if kind == ONNX else torch.export.load(io.BytesIO(content)).module()
     _compare(model, run, [(1, side, side), *([(2, 3 * stride, 5 * stride)] if free else [])])

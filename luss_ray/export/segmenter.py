@@ -1,7 +1,8 @@
 """A finished model as a folder to take away, and the module that it loads as."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,65 +18,17 @@ from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.data.augment import normalise
 from luss_ray.data.crops import resize_shorter
 from luss_ray.data.decode import decode_image
+from luss_ray.export.config import SegmenterConfig
 from luss_ray.nn.backbone import on_device
-from luss_ray.nn.config import ModelConfig
 from luss_ray.nn.models import SegmentationModel
 from luss_ray.nn.weights import WeightsFile
 from luss_ray.storage.uri import Location, json_bytes
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-FORMAT = 1
 _MOST_PIXELS = 1000 * 1000
 _LONG_SIDE_PX = 1000
 Picture: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | Tensor"
 """An image as people have it: a file's name or content, Pillow's, or uint8 pixels (h, w, 3), or a tensor (3, h, w)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
-    """What a folder's config.json says: everything beside the weights that a prediction follows from."""
-
-    model: ModelConfig
-    """The network."""
-    shorter_side_px: int
-    """To which images are resized before they go through it."""
-    names: tuple[str, ...]
-    """What its outputs are called, "other" first."""
-    about: dict[str, Any]
-    """Where it comes from, for people: recipe, protocol, data, scores."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, which `from_json` reads."""
-        values = {"format": FORMAT, "model": self.model.to_json(), "shorter_side_px": self.shorter_side_px}
-        return values | {"names": list(self.names), "about": self.about}
-
-    @classmethod
-    def from_json(cls, values: Any, uri: str) -> "SegmenterConfig":
-        """Return what `to_json` wrote.
-
-        Args:
-            values: of config.json.
-            uri: names the file in errors.
-
-        Raises:
-            UserError: it is of a later version, or no config.json of a segmenter.
-        """
-        version = values.get("format") if isinstance(values, dict) else None
-        if isinstance(version, int) and version > FORMAT:
-            raise UserError(f"{uri} has format {version}, this version reads up to {FORMAT}: install a newer luss_ray")
-        try:
-            return cls(
-                model=ModelConfig.from_json(values["model"]),
-                shorter_side_px=int(values["shorter_side_px"]),
-                names=tuple(values["names"]),
-                about=dict(values["about"]),
-            )
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{uri} describes no model that segments images: give the model/ folder of a finished run"
-            ) from None
 
 
 class Segmenter(nn.Module):
@@ -112,7 +65,11 @@ class Segmenter(nn.Module):
         except BadSampleError as error:
             raise UserError(f"a picture can't be segmented: {error}") from None
         device = next(self.network.parameters()).device
-        return normalise(torch.from_numpy(resized)[None].to(device)), pixels.shape[:2]
+        return self.normalise(torch.from_numpy(resized)[None].to(device)), pixels.shape[:2]
+
+    def normalise(self, pixels: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:
+        """Return 8-bit pixels as `forward` wants them, by the mean and deviation of its configuration."""
+        return normalise(pixels, self.config.mean, self.config.std)
 
     @torch.inference_mode()
     def predict(self, images: "Picture | Sequence[Picture]") -> Any:
@@ -174,6 +131,20 @@ def model_folder(location: Location) -> Location:
         if folder.exists(CONFIG):
             return folder
     raise UserError(f"{location.uri} holds no model ({CONFIG}): give a run that has finished, or its model/ folder")
+
+
+def fingerprint(folder: Location) -> str:
+    """Return the SHA-256 of what the ids of predictions follow from: weights, network, and how images are prepared.
+
+    Args:
+        folder: of a model, as `model_folder` gives it.
+
+    Raises:
+        UserError: it holds no model.
+    """
+    config = SegmenterConfig.from_json(folder.read_json(CONFIG), folder.child(CONFIG).uri)
+    follows_from = config.decisive() | {"weights": WeightsFile(folder / MODEL).sha256()}
+    return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
 
 
 def save(folder: Location, network_state: dict[str, Tensor], config: SegmenterConfig, card: str) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 from luss_ray.core.errors import UserError
 from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.models import PixelAttentionModel, SegmentationModel
-from luss_ray.nn.rf_conv import BRANCHES, RFConv2d
+from luss_ray.nn.rf_conv import BRANCHES
+from luss_ray.nn.rf_next import fit_kernels
 from luss_ray.nn.timm_architecture import TimmArchitecture
 
 PROJECTION_HEAD, PROTOTYPES = "projection_head.", "prototypes."
@@ -33,9 +34,7 @@ def load_backbone(state: Mapping[str, Tensor], into: Backbone) -> list[str]:
     state = {name.removeprefix("module."): value for name, value in state.items()}
     if isinstance(into.architecture, TimmArchitecture):
         state = into.architecture.rename(state)
-    for name, module in into.named_modules():
-        if isinstance(module, RFConv2d) and f"{name}.weight" in state:
-            module.fit(state[f"{name}.weight"])
+    fit_kernels(into, state)
     prefixes = tuple(f"{name}." for name in into.layer_names)
     prefixes += HEADS if isinstance(into, PixelAttentionModel) else ()
     target = {name: value for name, value in into.state_dict().items() if name.startswith(prefixes)}

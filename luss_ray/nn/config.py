@@ -14,7 +14,7 @@ from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.heads import SegmentationHead
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel
 from luss_ray.nn.resnet import ResNetArchitecture
-from luss_ray.nn.rf_next import RFNextArchitecture
+from luss_ray.nn.rf_next import RFNextArchitecture, fit_kernels
 from luss_ray.nn.timm_architecture import TRUNK, TimmArchitecture
 
 FORMAT = 2
@@ -66,7 +66,9 @@ class ModelConfig:
             UserError: one of the model's entries is missing or of another shape.
         """
         with torch.device("meta"):
-            target = self.build().state_dict()
+            model = self.build()
+            fit_kernels(model, state)
+            target = model.state_dict()
         missing = sorted(name for name in target if name not in state and not name.endswith("num_batches_tracked"))
         if missing:
             raise UserError(
@@ -109,6 +111,7 @@ def identify(
     state: Mapping[str, Tensor],
     *,
     architecture: KnownArchitecture | None = None,
+    head: SegmentationHead | None = None,
     dilate_last: bool = False,
 ) -> ModelConfig:
     """Return which model the entries of a state dict belong to, by their names and shapes.
@@ -116,6 +119,7 @@ def identify(
     Args:
         state: entries with plain names.
         architecture: the backbone's, where it is known.
+        head: of a segmentation network, where it is known; its patches and upsampling leave no trace in the entries.
         dilate_last: where it is not, whether the last stage is dilated (D16), which leaves no trace in the entries.
 
     Raises:
@@ -123,9 +127,9 @@ def identify(
     """
     architecture = architecture or _architecture(state, dilate_last=dilate_last)
     if "last_layer.weight" in state:
-        return ModelConfig(
-            form="segmentation", architecture=architecture, num_categories=len(state["last_layer.weight"]) - 1
-        )
+        head = head or SegmentationHead(norm="last_norm.weight" in state)
+        num_categories = len(state["last_layer.weight"]) // head.patch**2 - 1
+        return ModelConfig(form="segmentation", architecture=architecture, num_categories=num_categories, head=head)
     if "prototypes.weight" not in state or "projection_head.0.weight" not in state:
         return ModelConfig(form="backbone", architecture=architecture)
     num_prototypes, embedding_dim = state["prototypes.weight"].shape

@@ -15,6 +15,8 @@ from luss_ray.nn.timm_architecture import TimmArchitecture
 
 PREFIX = "rf-next:"
 _LAYER = "conv_dw"
+_ORIGINAL = re.compile(r"stages\.(\d+)\.(\d+)\.dwconv\.")
+"""What the authors' ConvNeXt calls that layer."""
 _KERNEL = re.compile(rf"(.*\.{_LAYER})\.weight")
 
 
@@ -76,7 +78,12 @@ class RFNextArchitecture(TimmArchitecture):
         return layers
 
     def rename(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the entries of a file of weights under this backbone's names; see `TimmArchitecture.rename`."""
+        """Return the entries of a file of weights under this backbone's names; see `TimmArchitecture.rename`.
+
+        Args:
+            state: plain names; those of the branches may lie beside timm's or the original ConvNeXt's.
+        """
+        state = {_ORIGINAL.sub(rf"stages.\1.blocks.\2.{_LAYER}.", name): value for name, value in state.items()}
         own = {name: value for name, value in state.items() if name.endswith(tuple(f"{_LAYER}.{e}" for e in BRANCHES))}
         renamed = super().rename({name: value for name, value in state.items() if name not in own})
         return renamed | {self.own_name(name): value for name, value in own.items()}
@@ -89,12 +96,14 @@ class RFNextArchitecture(TimmArchitecture):
             state: of the mode before, or of a ConvNeXt, under any of the names that `rename` knows.
 
         Raises:
-            UserError: there are no branches to merge, or they are merged already.
+            UserError: there are no branches to merge, or they are merged already, or their dilations aren't all there.
         """
         state = self.rename(state)
         for name in [name for name in state if _KERNEL.fullmatch(name)]:
             layer = name.removesuffix(".weight")
             given = {entry: state.pop(f"{layer}.{entry}") for entry in BRANCHES if f"{layer}.{entry}" in state}
+            if ("rates" in given) != ("num_rates" in given):
+                raise UserError(f"{layer} has one of rates and num_rates alone: give the whole file of weights")
             dilations = dilations_in(given["rates"], given["num_rates"]) if "rates" in given else [1]
             weights = given.get("sample_weights", torch.ones(NUM_BRANCHES))[: len(dilations)]
             if self.mode is RFMode.MERGE:
@@ -119,6 +128,18 @@ class RFNextArchitecture(TimmArchitecture):
                 network.get_submodule(name).requires_grad_(False)
             for convolution in rf_convolutions(network):
                 convolution.requires_grad_(convolution.is_wide)
+
+
+def fit_kernels(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network's receptive-field convolutions the sizes that their kernels have in a state dict.
+
+    Args:
+        network: changed in place; the kernels that are resized have no values.
+        state: under the network's names.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, RFConv2d) and f"{name}.weight" in state:
+            module.fit(state[f"{name}.weight"])
 
 
 def rf_convolutions(network: nn.Module) -> list[RFConv2d]:

@@ -19,6 +19,9 @@ from luss_ray.nn.backbone import Maps
 PREFIX = "timm:"
 TRUNK = "trunk"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_NORM, _POOLED_NORM = "norm.", "fc_norm."
+_MISPLACED = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What timm raises of entries that its model lacks, or has in other shapes."""
 _ANY_SIZE: dict[str, bool] = {"dynamic_img_size": True, "strict_img_size": False}
 """What models whose positions are learnt must be told, so that they take images of any size."""
 
@@ -80,7 +83,9 @@ class TimmArchitecture:
         """Return the entries of a file of weights under this backbone's names.
 
         Files of timm and those of the models' authors that timm knows how to read (DINO, MAE, ConvNeXt, …) are taken;
-        learnt positions are resized to the model's own size; entries that have their names already stay as they are.
+        learnt positions are resized to the model's own size; entries that have their names already stay as they are,
+        and so do those that are of no such model. A norm of the pooled tokens (`fc_norm`, as MAE's fine-tuned files
+        have it in the place of `norm`) is taken as the last norm where there is no other.
 
         Args:
             state: plain names.
@@ -89,14 +94,36 @@ class TimmArchitecture:
         if mine:
             return dict(state)
         model = _create(self.name, _facts(self.name).options)
-        read = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        renamed = dict(state) if read is None else read(dict(state), model)
+        renamed = _in_names_of_timm(state, model)
+        if self.last_norm is not None and not any(name.startswith(_NORM) for name in renamed):
+            renamed = {_last_norm(name): value for name, value in renamed.items()}
         return {self.own_name(name): value for name, value in renamed.items()}
 
     @staticmethod
     def own_name(name: str) -> str:
         """Return this backbone's name of an entry of timm's."""
         return name if name.startswith(f"{TRUNK}.") else f"{TRUNK}.{name}"
+
+
+def _in_names_of_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return entries under timm's names; what timm finds no place for in the model keeps its own."""
+    read = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if read is None:
+        return dict(state)
+    try:
+        return read(dict(state), model)
+    except _MISPLACED:
+        renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        try:
+            renamed |= read({name: value}, model)
+        except _MISPLACED:
+            renamed[name] = value
+    return renamed
+
+
+def _last_norm(name: str) -> str:
+    return _NORM + name.removeprefix(_POOLED_NORM) if name.startswith(_POOLED_NORM) else name
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The dataset of a run: shards at a URI, a folder of images that is packed on the spot, or the embedded demo."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,27 @@ from luss_ray.storage.pack_plan import PackSettings
 from luss_ray.storage.uri import Location
 
 _DEMO_IMAGES_PER_SHARD = 500
-_PACK_FIRST = "pack it first (shards/build.py), or start the job"
+
+
+class NotPackedError(UserError):
+    """A dry run met images that the job would first make shards of.
+
+    Args:
+        source: what they are, in words.
+        target: where the shards would lie.
+        images: by split.
+        num_bytes: of the images' files; 0 where they are still to be made.
+        num_categories: that are named, 0 where none is.
+    """
+
+    def __init__(
+        self, source: str, target: Location, images: Mapping[str, int], *, num_bytes: int, num_categories: int
+    ) -> None:
+        super().__init__(
+            f"--dry-run: {source} is not packed yet; pack it first (shards/build.py), or start jobs/pass.py"
+        )
+        self.source, self.target, self.images = source, target, images
+        self.num_bytes, self.num_categories = num_bytes, num_categories
 
 
 def open_dataset(
@@ -32,7 +53,8 @@ def open_dataset(
         dry: write nothing.
 
     Raises:
-        UserError: there is no such data, the recipe has none of its own, or nothing may be written and it isn't packed.
+        NotPackedError: nothing may be written, and it isn't packed.
+        UserError: there is no such data, or the recipe has none of its own.
     """
     if data is None:
         return _demo(recipe, storage, dry=dry)
@@ -52,7 +74,10 @@ def _demo(recipe: Recipe, storage: Location, *, dry: bool) -> ShardedDataset:
     if location.exists(MANIFEST):
         return ShardedDataset.open(location)
     if dry:
-        raise UserError(f"--dry-run: the demo's scenes are not composed yet (a minute); {_PACK_FIRST}")
+        num_semi = variant.num_train_semi * len(variant.categories)
+        images = {"train": variant.num_train, "train-semi": num_semi, "validation": variant.num_validation}
+        source, categories = f"{variant.name}, which is composed in a minute,", len(variant.categories)
+        raise NotPackedError(source, location, images, num_bytes=0, num_categories=categories)
     location.check_writable()
     with tempfile.TemporaryDirectory(prefix="luss-ray-demo-") as folder:
         with StageProgress("composing scenes", 1, "scenes") as progress:
@@ -66,7 +91,10 @@ def _packed(folder: Path, storage: Location, max_bad_samples: int | None, *, dry
         raise UserError(f"{folder} is neither a dataset nor a folder of images")
     location = storage / "datasets" / f"{folder.name}-{digest(str(folder))[:8]}"
     if dry and not location.exists(MANIFEST):
-        raise UserError(f"--dry-run: {folder} is a folder of images that is not packed yet; {_PACK_FIRST}")
+        found = find_images(folder)
+        images = {split.name: len(split.images) for split in found.splits}
+        num_bytes = sum(int(split.sizes.sum()) for split in found.splits)
+        raise NotPackedError(str(folder), location, images, num_bytes=num_bytes, num_categories=len(found.categories))
     if not dry:
         _pack(folder, location, folder.name, PackSettings(max_bad_samples=max_bad_samples))
     return ShardedDataset.open(location)

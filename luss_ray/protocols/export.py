@@ -5,9 +5,11 @@ from typing import Any
 import safetensors.torch
 
 from luss_ray.export.card import model_card
-from luss_ray.export.segmenter import SegmenterConfig, save
+from luss_ray.export.config import SegmenterConfig
+from luss_ray.export.segmenter import save
 from luss_ray.nn.config import ModelConfig
 from luss_ray.stages.evaluate import METRICS
+from luss_ray.stages.order import Stage
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
 from luss_ray.train.finetune import segmentation_model
@@ -36,16 +38,23 @@ def export(run: Run, finetuned: Finished, *, protocol: str, names: list[str], ev
             num_categories=len(names),
             head=recipe.finetune.head,
         )
-        metrics = {} if evaluated is None else {"finetuned": (evaluated.folder / METRICS).read_json()["scores"]}
+        evaluation = {} if evaluated is None else (evaluated.folder / METRICS).read_json()
+        matching = evaluation.get("matching")
         about = {
             "recipe": recipe.recipe_name,
             "protocol": protocol,
+            "method": "learnt from masks" if run.finished(Stage.PSEUDO_LABELS.value) is None else "PASS",
+            "dataset": run.data.manifest.name,
             "data": f"digest {run.data.digest}",
             "weights digest": run.weights,
-            "metrics": metrics,
+            "metrics": {"finetuned": evaluation["scores"]} if evaluation else {},
         }
         config = SegmenterConfig(
-            model=model, shorter_side_px=recipe.shorter_side_px, names=("other", *names), about=about
+            model=model,
+            shorter_side_px=recipe.shorter_side_px,
+            names=("other", *names),
+            matching=None if matching is None else tuple(matching),
+            about=about,
         )
         title = run.folder.uri.rstrip("/").rpartition("/")[2]
         save(folder, dict(network.state_dict()), config, model_card(config, title))

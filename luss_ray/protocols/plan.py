@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from rich.table import Table
 
-from luss_ray.config.recipe import Optimisation
+from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.core.progress import CONSOLE
+from luss_ray.protocols.datasets import NotPackedError
 from luss_ray.protocols.flops import flops_per_image
 from luss_ray.stages.run import RUN, NotDoneError, Run
 from luss_ray.train.finetune import segmentation_model
@@ -28,13 +29,13 @@ class PlannedStage:
     """One stage of the plan."""
 
     name: str
-    done: bool
     work: str
     """Images and steps it goes through, or went through."""
     num_bytes: int
     """What it leaves in the storage, about."""
     flops: float
     """Floating-point operations of its networks; see `flops_per_image`."""
+    done: bool = False
 
 
 def plan(
@@ -59,26 +60,60 @@ def plan(
             pass
     except NotDoneError:
         pass
-    own = {"pretrain": run.recipe.pretrain.split} | dict.fromkeys(_OVER_TRAIN, "train")
-    of_stage = own | dict(splits or {})
-    return [_planned(run, name, name in done, of_stage.get(name, run.shown_split)) for name in names]
+    images = {name: len(run.data.split(name)) for name in run.data.splits}
+    planned = _stages(run.recipe, names, images, splits or {}, num_categories=len(run.data.categories))
+    stages = [replace(stage, done=stage.name in done) for stage in planned]
+    return stages if run.weights is None else _with_given(stages)
 
 
-def _planned(run: Run, name: str, done: bool, split: str) -> PlannedStage:
-    recipe, images = run.recipe, len(run.data.split(split))
-    if name == "pretrain" and run.weights is not None:
-        return PlannedStage(name=name, done=done, work="the weights given", num_bytes=_weights(run), flops=0.0)
-    flops = images * flops_per_image(recipe, name, recipe.num_categories or len(run.data.categories) or _SOME)
+def plan_unpacked(
+    recipe: Recipe,
+    data: NotPackedError,
+    names: Iterable[str],
+    splits: Mapping[str, str] | None = None,
+    *,
+    weights: bool = False,
+) -> list[PlannedStage]:
+    """Return the stages of a run whose images are still to be packed.
+
+    Args:
+        recipe: of the run.
+        data: the images.
+        names: of all stages, in their order.
+        splits: see `plan`.
+        weights: whether some are given.
+    """
+    stages = _stages(recipe, names, data.images, splits or {}, num_categories=data.num_categories)
+    return _with_given(stages) if weights else stages
+
+
+def _stages(
+    recipe: Recipe, names: Iterable[str], images: Mapping[str, int], splits: Mapping[str, str], *, num_categories: int
+) -> list[PlannedStage]:
+    shown = "validation" if "validation" in images else "train"
+    of_stage = {"pretrain": recipe.pretrain.split} | dict.fromkeys(_OVER_TRAIN, "train") | dict(splits)
+    num_outputs = recipe.num_categories or num_categories or _SOME
+    return [_planned(recipe, name, images.get(of_stage.get(name, shown), 0), num_outputs) for name in names]
+
+
+def _with_given(stages: list[PlannedStage]) -> list[PlannedStage]:
+    """Return the stages with the weights that were given in the place of pretraining."""
+    given = {"pretrain": {"work": "the weights given", "flops": 0.0}}
+    return [replace(stage, **given.get(stage.name, {})) for stage in stages]
+
+
+def _planned(recipe: Recipe, name: str, images: int, num_outputs: int) -> PlannedStage:
+    flops = images * flops_per_image(recipe, name, num_outputs)
     trained = {"pretrain": recipe.pretrain, "attention": recipe.attention, "finetune": recipe.finetune}
     if name in trained:
         schedule = trained[name].optimisation
         work, flops = _training(schedule, images), schedule.epochs * flops
-        return PlannedStage(name=name, done=done, work=work, num_bytes=_weights(run), flops=flops)
+        return PlannedStage(name=name, work=work, num_bytes=_weights(recipe), flops=flops)
     each = {"features": _FLOAT_BYTES * recipe.backbone.architecture().channels[3], "pseudo-labels": _LABEL_BYTES}
     each |= {"predictions": _LABEL_BYTES}
     kind = "predictions" if name.startswith("predictions") else name
     num_bytes = images * each.get(kind, 0)
-    return PlannedStage(name=name, done=done, work=f"{images:,} images", num_bytes=num_bytes, flops=flops)
+    return PlannedStage(name=name, work=f"{images:,} images", num_bytes=num_bytes, flops=flops)
 
 
 def _training(schedule: Optimisation, num_images: int) -> str:
@@ -86,9 +121,9 @@ def _training(schedule: Optimisation, num_images: int) -> str:
     return f"{steps:,} steps of {schedule.batch_size}: {schedule.epochs} epochs of {num_images:,} images"
 
 
-def _weights(run: Run) -> int:
+def _weights(recipe: Recipe) -> int:
     with torch.device("meta"):
-        network = segmentation_model(run.recipe, 1)
+        network = segmentation_model(recipe, 1)
     return _FLOAT_BYTES * sum(weight.numel() for weight in network.parameters())
 
 
@@ -98,6 +133,21 @@ def show(run: Run, stages: list[PlannedStage]) -> None:
     images = sum(len(data.split(name)) for name in data.splits)
     CONSOLE.print(f"[bold]{run.folder.uri}[/bold], recipe {run.recipe.recipe_name}; nothing has been done or written")
     CONSOLE.print(f"data {data.location.uri}: {images:,} images in {', '.join(data.splits)}, digest {data.digest[:12]}")
+    _show_stages(stages)
+    CONSOLE.print(f"measured here: luss-ray doctor {run.recipe.recipe_name} --data {data.location.uri}")
+
+
+def show_unpacked(recipe: Recipe, data: NotPackedError, stages: list[PlannedStage]) -> None:
+    """Print the plan of a run whose images are still to be packed."""
+    CONSOLE.print(f"recipe {recipe.recipe_name}; nothing has been done or written")
+    splits = ", ".join(f"{number:,} in {name}" for name, number in data.images.items())
+    size = f", {data.num_bytes / 1e6:,.1f} MB," if data.num_bytes else ""
+    CONSOLE.print(f"data {data.source} would first be packed: {splits}{size} to {data.target.uri}")
+    _show_stages(stages)
+    CONSOLE.print(f"measured here: luss-ray doctor {recipe.recipe_name} --images {data.images.get('train', 0)}")
+
+
+def _show_stages(stages: list[PlannedStage]) -> None:
     table = Table("", "stage", "work", "arithmetic", "leaves about", box=None, pad_edge=False)
     for place in (3, 4):
         table.columns[place].justify = "right"
@@ -111,6 +161,5 @@ def show(run: Run, stages: list[PlannedStage]) -> None:
     CONSOLE.print(f"to do: {len(left)} of {len(stages)} stages, which leave about {num_bytes / 1e6:,.0f} MB")
     CONSOLE.print(
         f"cost: {flops / 1e15:,.3g} PFLOP, {flops / 3600 / _DEVICE_FLOPS:.2g} h on a device that gets through "
-        f"{_DEVICE_FLOPS / 1e12:.0f} TFLOP/s of it; measured here: "
-        f"luss-ray doctor {run.recipe.recipe_name} --data {data.location.uri}"
+        f"{_DEVICE_FLOPS / 1e12:.0f} TFLOP/s of it"
     )

@@ -6,7 +6,6 @@ from typing import Any
 
 import safetensors.torch
 
-from luss_ray.config.recipe import settings
 from luss_ray.core.errors import UserError
 from luss_ray.metrics.evaluation import Matching
 from luss_ray.protocols.export import export
@@ -14,8 +13,8 @@ from luss_ray.protocols.plan import PlannedStage, plan
 from luss_ray.protocols.rules import ANNOTATED, Protocol
 from luss_ray.protocols.training import train_stage
 from luss_ray.protocols.weights import GivenWeights, trained_weights, weights_to_start_from
-from luss_ray.report.collect import RESULT
-from luss_ray.stages.evaluate import METRICS, evaluate
+from luss_ray.report.collect import write_report
+from luss_ray.stages.evaluate import evaluate
 from luss_ray.stages.infer import infer
 from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
@@ -23,6 +22,8 @@ from luss_ray.train.pixel_attention import pixel_attention_model
 from luss_ray.train.task import FinetuneTask
 
 WEIGHTS = "weights.safetensors"
+PLANNED = ("finetune", "predictions", "evaluation")
+"""Stages of a plan."""
 
 
 def run_semi_supervised(
@@ -46,20 +47,10 @@ def run_semi_supervised(
     steps = _steps(run, weights, trained=trained)
     with run.claimed() as claimed:
         finetuned, _, evaluated = steps(claimed)
-        result: dict[str, Any] = {
-            "protocol": protocol.value,
-            "recipe": run.recipe.recipe_name,
-            "settings": settings(run.recipe),
-            "data": {"uri": run.data.location.uri, "digest": run.data.digest},
-            "weights": None if weights is None else weights.about(),
-            "trained": trained,
-            "metrics": {},
-        }
-        if evaluated is not None:
-            result["metrics"] = {"finetuned": (evaluated.folder / METRICS).read_json()["scores"]}
         names = list(run.data.categories)
         export(claimed, finetuned, protocol=protocol.value, names=names, evaluated=evaluated)
-        claimed.folder.write_json(RESULT, result)
+        about = {"protocol": protocol.value, "trained": trained, "weights": weights and weights.about()}
+        result = write_report(claimed, supervised=about)
         claimed.trackers.scores(result["metrics"])
         return result
 
@@ -71,8 +62,7 @@ def plan_semi_supervised(run: Run, weights: GivenWeights | None, *, trained: boo
         UserError: it would refuse.
     """
     steps = _steps(run, weights, trained=trained)
-    names = ("finetune", "predictions", "evaluation")
-    return plan(run, steps, names, {"finetune": ANNOTATED})
+    return plan(run, steps, PLANNED, {"finetune": ANNOTATED})
 
 
 def _steps(

@@ -80,9 +80,13 @@ def plan_pass(
     check_split(protocol, run.recipe.pretrain.split, run.data)
     _check_size(run)
     start = None if weights is None else (weights, weights_to_start_from(run.recipe, weights))
-    left_out = {Stage.REPORT} if run.estimates else {Stage.REPORT, Stage.ESTIMATE}
-    names = [stage.value for stage in Stage if stage not in left_out]
-    return plan(run, lambda looked_at: _stages(looked_at, start, protocol), names)
+    return plan(run, lambda looked_at: _stages(looked_at, start, protocol), planned_names(estimates=run.estimates))
+
+
+def planned_names(*, estimates: bool) -> list[str]:
+    """Return the names of the stages of a plan; `estimates`: whether the number of clusters is to be found."""
+    left_out = {Stage.REPORT} if estimates else {Stage.REPORT, Stage.ESTIMATE}
+    return [stage.value for stage in Stage if stage not in left_out]
 
 
 def _stages(run: Run, start: tuple[GivenWeights, dict[str, Tensor]] | None, protocol: Protocol) -> Iterator[Stage]:

@@ -10,14 +10,17 @@ from luss_ray.core.errors import UserError
 from luss_ray.nn.checkpoint import load_backbone, load_segmentation
 from luss_ray.nn.rf_next import RFNextArchitecture
 from luss_ray.nn.weights import WeightsFile
-from luss_ray.protocols.rules import Protocol, check_weights
-from luss_ray.stages.run import RUN, read_origin
+from luss_ray.protocols.rules import ANNOTATED, Protocol, check_weights
+from luss_ray.report.collect import RESULT
+from luss_ray.stages.run import BEGUN, RUN, STAGE, read_origin
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
 from luss_ray.train.finetune import segmentation_model
 from luss_ray.train.pixel_attention import pixel_attention_model
 
-PRETRAINED = "pretrain/weights.safetensors"
+PRETRAINED, FINETUNED = "pretrain/weights.safetensors", "finetune/weights.safetensors"
+_WITHOUT_MASKS = (Protocol.UNSUPERVISED, Protocol.DISTANCE_MATCHING)
+"""Protocols whose weights have learnt from no mask."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class GivenWeights:
 
 
 def find_weights(text: str, data: ShardedDataset, protocol: Protocol) -> GivenWeights:
-    """Return the weights that a user named.
+    """Return the weights that a user named: of a run of jobs/finetune.py the fine-tuned, of any other the pretrained.
 
     Args:
         text: a run's folder or a weights file.
@@ -47,13 +50,35 @@ def find_weights(text: str, data: ShardedDataset, protocol: Protocol) -> GivenWe
         protocol: the rules they must keep.
 
     Raises:
-        UserError: the protocol does not allow them.
+        UserError: the protocol does not allow them, or they are still being fine-tuned.
     """
     location = Location.parse(text)
-    if location.exists(RUN):
-        check_weights(protocol, read_origin(location), data)
+    if not location.exists(RUN):
+        return GivenWeights(WeightsFile(location), "a file; on what it was trained is not known here")
+    check_weights(protocol, read_origin(location), data)
+    if not is_fine_tuning(location):
         return GivenWeights(WeightsFile(location / PRETRAINED), f"run {location.uri}")
-    return GivenWeights(WeightsFile(location), "a file; on what it was trained is not known here")
+    if protocol in _WITHOUT_MASKS:
+        raise UserError(
+            f"{location.uri} is fine-tuned on masks, which the protocol {protocol.value} does not allow: give weights "
+            f"that saw none, or choose the protocol {Protocol.FREE.value}"
+        )
+    if not location.exists(f"finetune/{STAGE}"):
+        raise UserError(
+            f"{location.uri} is not fine-tuned yet: run jobs/finetune.py again, it goes on where it stopped"
+        )
+    return GivenWeights(WeightsFile(location / FINETUNED), f"run {location.uri}, fine-tuned on masks of {ANNOTATED}")
+
+
+def is_fine_tuning(run: Location) -> bool:
+    """Return whether a run is one of jobs/finetune.py, which makes a fine-tuned network of weights that were brought.
+
+    Args:
+        run: its folder. It has said so once it is finished; before, it fine-tunes without an attention.
+    """
+    if run.exists(RESULT) and "trained" in run.read_json(RESULT):
+        return True
+    return any(run.exists(f"finetune/{name}") for name in (BEGUN, STAGE)) and not run.exists(f"attention/{STAGE}")
 
 
 def weights_to_start_from(recipe: Recipe, given: GivenWeights) -> dict[str, Tensor]:

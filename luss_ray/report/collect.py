@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,17 @@ _THUMBNAIL_PX = 96
 RANDOM = "random-backbone/"
 
 
-def write_report(run: Run, *, under_way: bool = False) -> dict[str, Any]:
+def write_report(run: Run, *, under_way: bool = False, supervised: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write result.json and report.html from what is finished; return the former's content.
 
     Args:
         run: whose.
-        under_way: more will follow, so the page loads itself again every minute.
+        under_way: more will follow: result.json says so, and the page loads itself again every minute.
+        supervised: entries of result.json beside or in the place of others, of a network that learnt masks.
     """
     inspection = _inspection(run)
     result = {
+        "under_way": under_way,
         "recipe": run.recipe.recipe_name,
         "settings": settings(run.recipe),
         "versions": _versions(),
@@ -57,8 +60,10 @@ def write_report(run: Run, *, under_way: bool = False) -> dict[str, Any]:
         "clusters": _agreement(inspection),
         "metrics": _metrics(run),
     }
+    result |= supervised or {}
+    data = _report_data(run, result, inspection, under_way=under_way, supervised=supervised is not None)
     run.folder.write_json(RESULT, result)
-    run.folder.write(REPORT, render(_report_data(run, result, inspection, under_way=under_way)).encode())
+    run.folder.write(REPORT, render(data).encode())
     return result
 
 
@@ -118,7 +123,8 @@ def _metrics(run: Run) -> dict[str, Any]:
     evaluation, sweep = _read(run, f"evaluation/{METRICS}"), _read(run, f"threshold/{SWEEP}")
     if evaluation:
         metrics["finetuned"] = evaluation["scores"]
-        metrics["matching"] = {"protocol": evaluation["protocol"], "clusters": evaluation["matching"]}
+        if "matching" in evaluation:
+            metrics["matching"] = {"protocol": evaluation["protocol"], "clusters": evaluation["matching"]}
     if sweep and "scores" in sweep:
         metrics["pseudo_labels"] = scores_at(sweep, sweep["chosen"])
     baselines = _read(run, f"baselines/{METRICS}") or {}
@@ -128,16 +134,19 @@ def _metrics(run: Run) -> dict[str, Any]:
     return metrics | ({"baselines": baselines} if baselines else {})
 
 
-def _report_data(run: Run, result: dict[str, Any], inspection: Inspection | None, *, under_way: bool) -> ReportData:
+def _report_data(
+    run: Run, result: dict[str, Any], inspection: Inspection | None, *, under_way: bool, supervised: bool
+) -> ReportData:
     histories = {name: read_rows(run.folder / name) for name in _TRAINED}
     return ReportData(
         result=result,
         name=run.folder.uri.rstrip("/").rsplit("/", 1)[-1],
         labelled=run.labelled,
+        supervised=supervised,
         under_way=under_way,
         curves={name: history for name, history in histories.items() if history},
         threshold=_sweep(run),
-        examples=_examples(run),
+        examples=_predicted_examples(run) if supervised else _examples(run),
         clusters=_clusters(run, result["pseudo_labels"].get("shares"), inspection),
         objective=inspection.objective if inspection else [],
         silhouettes=_silhouettes(run),
@@ -199,6 +208,25 @@ def _examples(run: Run) -> list[Example]:
             )
         )
     return examples
+
+
+def _predicted_examples(run: Run) -> list[Example]:
+    """Return what a network predicts that learnt categories; nothing before it has."""
+    if _read(run, f"predictions/{STAGE}") is None:
+        return []
+    split = run.data.split(run.shown_split)
+    predicted, rows = LabelShards(run.folder / "predictions", split), example_rows(split)
+    read = zip(rows, split.read_images(rows), predicted.read(rows), split.read_masks(rows), strict=True)
+    return [
+        Example(
+            key=split.key(row),
+            image=decode_image(image),
+            prediction=masks.decode(prediction),
+            truth=masks.decode(mask) if mask else None,
+        )
+        for row, image, prediction, mask in read
+        if prediction
+    ]
 
 
 def _matching_at(sweep: dict[str, Any]) -> list[int] | None:

@@ -89,6 +89,8 @@ class ReportData:
     """The run's name, the page's title."""
     labelled: bool = True
     """Whether the validation split has masks: then ids are categories and scores exist; else ids are clusters."""
+    supervised: bool = False
+    """Whether the network learnt masks: then there are no clusters, no threshold and no pseudo-labels."""
     under_way: bool = False
     """Whether the job goes on: then the page loads itself again."""
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 import enum
 import io
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from luss_ray.export.segmenter import Segmenter, label_map, load
 from luss_ray.imagenet_s import masks
 from luss_ray.nn.folding import for_inference
 from luss_ray.stages.shards import decode_images, run_over_shards
-from luss_ray.storage.uri import Location
+from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
 from luss_ray.train.cluster import Resources
 
 IMAGES, LABELS, PLAN, UNREADABLE = "images.parquet", "labels", "plan.json", "unreadable.json"
@@ -55,21 +57,34 @@ class Listing:
             yield slice(start, min(start + _PORTION, len(self)))
 
 
-def find(images: Location) -> Listing:
-    """Return the images below a location, by name.
+def find(images: Location, known: Listing | None = None) -> Listing:
+    """Return the images that are known and then those below a location that aren't yet, by name.
+
+    Args:
+        images: where they are.
+        known: found before; they keep their places and the names of their labels.
 
     Raises:
         UserError: there are none.
     """
-    found = sorted(name for name in images.list() if name.lower().endswith(SUFFIXES))
-    if not found:
+    listed = known or Listing([], [])
+    found = sorted({name for name in images.list() if name.lower().endswith(SUFFIXES)} - set(listed.images))
+    if not found and not len(listed):
         raise UserError(f"no images below {images.uri}: looked for {', '.join(SUFFIXES)}")
+    return Listing([*listed.images, *found], [*listed.labels, *_labels(found, set(listed.labels))])
+
+
+def _labels(found: Sequence[str], taken: set[str]) -> list[str]:
+    """Return a name for each image's label, where it can be its own less the suffix; they join those `taken`."""
     stems = [str(PurePosixPath(name).with_suffix("")) for name in found]
-    seen: dict[str, int] = {}
-    for stem in stems:
-        seen[stem] = seen.get(stem, 0) + 1
-    kept = [stem if seen[stem] == 1 else name for stem, name in zip(stems, found, strict=True)]
-    return Listing(found, [f"{name}.png" for name in kept])
+    num, labels = Counter(stems), []
+    for name, stem in zip(found, stems, strict=True):
+        label = f"{stem if num[stem] == 1 else name}.png"
+        if label in taken:
+            label = next(other for i in itertools.count() if (other := f"{name}{'-' * i}.png") not in taken)
+        taken.add(label)
+        labels.append(label)
+    return labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +94,8 @@ class SegmentWork:
     images: Location
     out: Location
     model: Location
+    fingerprint: str
+    """Of the model: see `luss_ray.export.segmenter.fingerprint`."""
     codec: Codec
     palette: tuple[str, ...]
     """A colour "#rrggbb" for each id but 0."""
@@ -96,7 +113,7 @@ class SegmentWork:
             read = enumerate(pool.map(self._read, names))
             decoded = decode_images(read, model.config.shorter_side_px, lambda number: names[number])
             writing = []
-            for images, batch in decoded.batches(device):
+            for images, batch in decoded.batches(device, normaliser=model.normalise):
                 for image, logits in zip(images, model(batch), strict=True):
                     ids = label_map(logits, image.height, image.width)
                     writing.append(pool.submit(self.out.write, f"{LABELS}/{targets[image.row]}", self.encode(ids)))
@@ -147,7 +164,7 @@ def find_todo(work: SegmentWork, num_names: int, *, dry: bool = False) -> Todo:
         dry: write nothing.
 
     Raises:
-        UserError: there are no images, the output is of another job, or it can't be written.
+        UserError: there are no images, the output is of another job or of other weights, or it can't be written.
     """
     if work.codec is Codec.PALETTE and num_names > _MOST_COLOURS:
         raise UserError(f"a palette has {_MOST_COLOURS} colours, the model {num_names} categories: leave --palette out")
@@ -181,23 +198,39 @@ def segment(work: SegmentWork, todo: Todo, resources: Resources, *, max_bad_samp
 
 
 def _plan(work: SegmentWork, *, dry: bool) -> Listing:
-    """Write down which images there are, or read what was written down when this was begun."""
-    mine = {"images": work.images.uri, "model": work.model.uri, "codec": work.codec.value}
-    if work.out.exists(PLAN):
-        theirs = work.out.read_json(PLAN)
-        if theirs != mine:
-            changed = ", ".join(
-                f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if theirs.get(key) != mine[key]
-            )
-            raise UserError(f"{work.out.uri} holds other labels ({changed}): choose another --out")
-        return read_listing(work.out)
-    listing = find(work.images)
-    if dry:
+    """Write down which images there are: those listed when this was begun, then those added since."""
+    begun = work.out.exists(PLAN)
+    if begun:
+        _check_same(work)
+    known = read_listing(work.out) if begun and work.out.exists(IMAGES) else None
+    listing = find(work.images, known)
+    if dry or (known and len(listing) == len(known)):
         return listing
     work.out.check_writable()
-    work.out.create_table(IMAGES, pa.table({"image": listing.images, "label": listing.labels}))
-    work.out.write_json(PLAN, mine)
+    if not work.out.create(PLAN, json_bytes(_about(work))):
+        _check_same(work)  # another job may have begun just now
+    table = pa.table({"image": listing.images, "label": listing.labels})
+    work.out.write(IMAGES, parquet_bytes(table))
     return listing
+
+
+def _about(work: SegmentWork) -> dict[str, str]:
+    """Return what labels follow from, beside the images that are listed."""
+    about = {"images": work.images.uri, "model": work.model.uri, "codec": work.codec.value}
+    return about | {"fingerprint": work.fingerprint}
+
+
+def _check_same(work: SegmentWork) -> None:
+    """Refuse labels that were begun with anything else."""
+    theirs, mine = work.out.read_json(PLAN), _about(work)
+    changed = [name for name in mine if theirs.get(name) != mine[name]]
+    if changed == ["fingerprint"]:
+        raise UserError(
+            f"labels in {work.out.uri} are of other weights than {work.model.uri} has now: give another --out"
+        )
+    if changed:
+        said = [f"{name} {theirs.get(name)} there, {mine[name]} here" for name in changed if name != "fingerprint"]
+        raise UserError(f"{work.out.uri} holds other labels ({', '.join(said)}): choose another --out")
 
 
 def read_listing(out: Location) -> Listing:

@@ -132,22 +132,25 @@ class ShardImages:
     bad: list[str]
     """Names of samples that couldn't be decoded: all of them once the images have been taken."""
 
-    def batches(self, device: torch.device, crop_px: int | None = None) -> Iterator[tuple[list[Whole], Tensor]]:
+    def batches(
+        self, device: torch.device, crop_px: int | None = None, *, normaliser: Callable[[Tensor], Tensor] = normalise
+    ) -> Iterator[tuple[list[Whole], Tensor]]:
         """Yield neighbours of one size together, with the normalised batch (n, 3, h, w) on the device.
 
         Args:
             device: of the network.
             crop_px: side of the central square that is taken of each; None = the whole.
+            normaliser: makes (n, 3, h, w) of 8-bit pixels (n, h, w, 3); by ImageNet's mean and deviation unless given.
         """
         waiting: list[Whole] = []
         for whole in self.images:
             image = whole if crop_px is None else replace(whole, resized=centre_crop(whole.resized, crop_px))
             if waiting and (_is_full(waiting, device) or waiting[0].resized.shape != image.resized.shape):
-                yield waiting, _batch(waiting, device)
+                yield waiting, normaliser(_stacked(waiting, device))
                 waiting = []
             waiting.append(image)
         if waiting:
-            yield waiting, _batch(waiting, device)
+            yield waiting, normaliser(_stacked(waiting, device))
 
 
 def _is_full(images: list[Whole], device: torch.device) -> bool:
@@ -155,8 +158,8 @@ def _is_full(images: list[Whole], device: torch.device) -> bool:
     return (len(images) + 1) * height * width > _BATCH_PIXELS[device.type]
 
 
-def _batch(images: list[Whole], device: torch.device) -> Tensor:
-    return normalise(torch.from_numpy(np.stack([image.resized for image in images])).to(device))
+def _stacked(images: list[Whole], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack([image.resized for image in images])).to(device)
 
 
 def read_shard(split: Split, shard: int, shorter_side_px: int) -> ShardImages:

@@ -90,7 +90,7 @@ class Lease:
     def _live(self) -> None:
         while not self._stop.wait(self._beat_s) and self._taken_by is None:
             with contextlib.suppress(UserError):  # a store that is away: the next beat tries again
-                there = _read(self._folder)
+                there = read_holder(self._folder)
                 if there is not None and there.token != self._holder.token:
                     self._taken_by = there.who
                 else:
@@ -114,7 +114,7 @@ def lease(folder: Location, *, beat_s: float | None = None, silence_s: float = S
         UserError: another job holds it.
     """
     mine = Holder.mine()
-    while not folder.create(HOLDER, json_bytes(asdict(mine))) and _read(folder) != mine:
+    while not folder.create(HOLDER, json_bytes(asdict(mine))) and read_holder(folder) != mine:
         _wait_for_end(folder, silence_s)
     held = Lease(folder, mine, BEAT_S if beat_s is None else beat_s)
     try:
@@ -125,7 +125,7 @@ def lease(folder: Location, *, beat_s: float | None = None, silence_s: float = S
 
 def _wait_for_end(folder: Location, silence_s: float) -> None:
     """Return when the folder is free, or its holder dead; the dead one's lease is gone then."""
-    found = _read(folder)
+    found = read_holder(folder)
     if found is None:
         return
     if not found.is_dead:
@@ -133,7 +133,7 @@ def _wait_for_end(folder: Location, silence_s: float) -> None:
             CONSOLE.print(f"{folder.uri} is held by {found.who}; waiting up to {silence_s:g} s for a sign of life")
         deadline = time.monotonic() + silence_s
         while time.monotonic() < deadline:
-            there = _read(folder)
+            there = read_holder(folder)
             if there is None:
                 return
             if there.is_alive_here or there != found:
@@ -144,7 +144,12 @@ def _wait_for_end(folder: Location, silence_s: float) -> None:
     folder.delete(HOLDER)
 
 
-def _read(folder: Location) -> Holder | None:
+def read_holder(folder: Location) -> Holder | None:
+    """Return who holds a folder, or did until it was killed; None where nobody does.
+
+    Raises:
+        UserError: another version wrote it.
+    """
     try:
         written: Any = folder.read_json(HOLDER)
         return Holder(**written)

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ import pytest
 
 from luss_ray.cli.doctor import Finding, Verdict, examine
 from luss_ray.core.errors import UserError
+from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
 
 
@@ -13,9 +16,9 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
-def look(storage: str, **options) -> dict[str, Finding]:
+def look(storage: str, recipe: str = "demo", **options) -> dict[str, Finding]:
     asked = {"data": None, "images": None, "workers": 1, "quick": True} | options
-    return by_name(examine("demo", storage=storage, **asked))
+    return by_name(examine(recipe, storage=storage, **asked))
 
 
 def test_a_sound_machine(tmp_path: Path) -> None:
@@ -72,3 +75,25 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean semi-vit-b16"):
         examine("semi-vitb16", storage="runs", data=None, images=None, workers=1, quick=True)
+
+
+def test_a_semi_supervised_recipe_is_fine_tuned_on_the_annotated_images(tmp_path: Path, shards: Path) -> None:
+    num = len(ShardedDataset.open(Location.parse(shards)).split("train-semi"))
+    tried = {"quick": False, "workers": 128}
+    found = look(str(tmp_path), "semi-resnet50", data=str(shards), **tried)["recipe semi-resnet50"]
+    assert "fine-tuning" in found.text and f"h for 100 epochs of {num} images" in found.text
+    found = look(str(tmp_path), "semi-rf-convnext-t-search", images=700, **tried)["recipe semi-rf-convnext-t-search"]
+    assert "fine-tuning" in found.text and "h for 100 epochs of 700 images" in found.text
+
+
+def test_data_without_what_a_recipe_trains_on_are_bad(tmp_path: Path, shards: Path) -> None:
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(shards, unlabelled)
+    manifest = json.loads((unlabelled / "manifest.json").read_text())
+    del manifest["splits"]["train-semi"]
+    (unlabelled / "manifest.json").write_text(json.dumps(manifest))
+    found = look(str(tmp_path), "semi-resnet50", data=str(unlabelled))["data"]
+    assert found.verdict is Verdict.BAD and "no split 'train-semi'" in found.text
+    assert look(str(tmp_path), "demo", data=str(unlabelled))["data"].verdict is Verdict.GOOD
+    found = look(str(tmp_path), "imagenet-s-919", data=str(shards))["data"]
+    assert found.verdict is Verdict.BAD and "no split 'train-full'" in found.text

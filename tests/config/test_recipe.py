@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from luss_ray.config.recipe import Crops, Optimisation, Recipe, digest, settings
+from luss_ray.config.recipe import Backbone, Crops, Optimisation, Recipe, digest, settings
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.errors import UserError
 
@@ -85,3 +85,11 @@ def test_the_digest_follows_every_field():
     changed = dataclasses.replace(recipe, clustering=dataclasses.replace(recipe.clustering, tolerance=0.1))
     assert digest(recipe) == digest(RECIPES["imagenet-s-50"]()) != digest(changed)
     assert digest({"a": 1, "b": [recipe]}) == digest({"b": [recipe], "a": 1})
+
+
+def test_an_unknown_backbone_names_the_nearest_and_all():
+    with pytest.raises(UserError, match=r"backbone = resnet5O: must be one of .*timm:NAME.*; did you mean resnet50\?"):
+        Backbone(name="resnet5O")
+    with pytest.raises(UserError, match="must be one of") as refusal:
+        Backbone(name="vgg")
+    assert "did you mean" not in str(refusal.value)

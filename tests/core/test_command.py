@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from luss_ray.core.command import run
+from luss_ray.core.command import check_subcommand, nearest, run
 from luss_ray.core.errors import UserError
 
 
@@ -48,3 +48,17 @@ def test_an_interrupt_is_130_and_a_bug_keeps_its_traceback():
     assert end_of(interrupted) == 130
     with pytest.raises(ZeroDivisionError):
         run(bug)
+
+
+def test_a_mistyped_word_has_a_nearest_one():
+    assert nearest("docter", ["doctor", "watch"]) == "doctor"
+    assert nearest("xyz", ["doctor", "watch"]) is None
+
+
+def test_an_unknown_subcommand_names_the_nearest_or_all():
+    for words in ([], ["--help"], ["watch", "docter"]):
+        check_subcommand(words, ("doctor", "watch"))
+    with pytest.raises(UserError, match="no command 'docter': did you mean doctor"):
+        check_subcommand(["docter", "--quick"], ("doctor", "watch"))
+    with pytest.raises(UserError, match="no command 'xyz': there are doctor, watch"):
+        check_subcommand(["xyz"], ("doctor", "watch"))

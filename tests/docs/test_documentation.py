@@ -1,9 +1,11 @@
 """What the documentation tells people to type exists: every program, every option, every recipe, every file."""
 
 import importlib.util
+import json
 import math
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import tyro
 from fixtures_docs import BLOCK, PAGES, ROOT, TOOL, documented
+from fixtures_run import job_environment
 
 from luss_ray.cli import main
 from luss_ray.config.command_line import parse
@@ -89,6 +92,23 @@ def test_extending_works_as_shown() -> None:
     names: dict = {}
     for block in blocks:
         exec(compile(block, "extending.md", "exec"), names)
+
+
+def test_reference_curves_are_drawn_as_shown(tmp_path: Path) -> None:
+    """The command of docs/training.md, on figures of a run."""
+    (words,) = re.findall(
+        r"uv run (benchmarks/reference_curves\.py .*)$", (ROOT / "docs" / "training.md").read_text(), re.M
+    )
+    for stage in ("pretrain", "attention", "finetune"):
+        rows = [{"step": step, "loss": 5 / step, "gradient_norm": 1.0} for step in range(1, 80)]
+        (tmp_path / "runs" / "demo" / stage).mkdir(parents=True)
+        lines = "\n".join(map(json.dumps, rows))
+        (tmp_path / "runs" / "demo" / stage / "metrics.jsonl").write_text(lines)
+    program, *given = shlex.split(words)
+    environment = job_environment()
+    subprocess.run([sys.executable, str(ROOT / program), *given], cwd=tmp_path, env=environment, check=True)
+    assert "pretrain,loss,79," in (tmp_path / "curves" / "mine.csv").read_text()
+    assert (tmp_path / "curves" / "mine.webp").stat().st_size > 1000
 
 
 def test_where_the_recipes_curves_bend() -> None:

@@ -1,4 +1,4 @@
-"""The pages on ImageNet-S and on clusters: every command, one after the other, as somebody would type it."""
+"""The pages on ImageNet-S, on clusters, on stopped runs: every command in its order, as somebody would type it."""
 
 import os
 import re
@@ -70,7 +70,7 @@ def head(s3_server: S3Server) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_cluster_that_is_submitted_to_audited_and_watched(
+def test_a_cluster_that_is_submitted_to_watched_and_audited(
     head: Head, s3_server: S3Server, scenes: Path, tmp_path: Path
 ) -> None:
     page, bucket, environment = _DOCS / "cluster.md", s3_server.bucket("cluster-page"), s3_server.environment()
@@ -87,7 +87,13 @@ def test_a_cluster_that_is_submitted_to_audited_and_watched(
     environment |= {"MLFLOW_TRACKING_URI": str(tmp_path / "mlflow"), "MLFLOW_ALLOW_FILE_STORE": "true"}
     environment |= {"WANDB_MODE": "offline"}
     more = {"jobs/pass.py": [*_SMALL, "--data", data]}
-    audited, watched, _ = type_in(commands, tmp_path, meant, more=more, environment=environment)
-    assert "add up" in audited and "finetune" in watched
+    watched, _ = type_in(commands, tmp_path, meant, more=more, environment=environment)
+    assert "finetune" in watched
     assert list(tmp_path.glob("runs/*/tensorboard/*")) and list(tmp_path.rglob("*.wandb"))
     assert list((tmp_path / "mlflow").rglob("metrics"))
+    meant |= {f"{bucket}/imagenet/imagenet-s-50": data}
+    again = [*small, "--num-workers", "1", "1"]
+    gone_on, audited = type_in(
+        documented(page.with_name("resume.md")), tmp_path, meant, more={"jobs/pass.py": again}, environment=environment
+    )
+    assert "add up" in audited and "worker from step" not in gone_on, "a finished run is not trained again"

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fixtures_export import ARCHITECTURES, exported
 from PIL import Image
 
 import luss_ray
 from luss_ray.core.errors import UserError
-from luss_ray.export.segmenter import CONFIG, MODEL
+from luss_ray.export.segmenter import CONFIG, MODEL, fingerprint
+from luss_ray.storage.uri import Location
 
 
 @pytest.fixture
@@ -31,6 +33,35 @@ def test_a_folder_gives_the_network_again(tmp_path: Path, photo: np.ndarray, kin
     assert ids.dtype == np.uint16 and ids.shape == (80, 120) and ids.max() <= 3
     logits = torch.nn.functional.interpolate(network(batch), (80, 120), mode="bilinear", align_corners=False)
     np.testing.assert_array_equal(ids, logits[0].argmax(dim=0).numpy())
+
+
+def test_images_are_prepared_as_the_folder_says(tmp_path: Path, photo: np.ndarray) -> None:
+    exported(tmp_path)
+    of_imagenet, _ = luss_ray.load(tmp_path).prepare(photo)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["mean"] == [0.485, 0.456, 0.406] and config["std"] == [0.229, 0.224, 0.225]
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}))
+    found, _ = luss_ray.load(tmp_path).prepare(photo)
+    pixels = of_imagenet * torch.tensor(config["std"]).view(3, 1, 1) + torch.tensor(config["mean"]).view(3, 1, 1)
+    torch.testing.assert_close(found, (pixels - 0.5) / torch.tensor([0.25, 0.5, 1.0]).view(3, 1, 1))
+
+
+def test_a_fingerprint_follows_from_what_predictions_follow_from(tmp_path: Path) -> None:
+    exported(tmp_path)
+    folder, text = Location.parse(tmp_path), (tmp_path / CONFIG).read_text()
+    first, config = fingerprint(folder), json.loads(text)
+    for change, same in [
+        ({"names": ["nothing", "a", "b", "c"]}, True),
+        ({"about": {}}, True),
+        ({"shorter_side_px": 64}, False),
+        ({"std": [1.0, 1.0, 1.0]}, False),
+    ]:
+        (tmp_path / CONFIG).write_text(json.dumps(config | change))
+        assert (fingerprint(folder) == first) is same
+    (tmp_path / CONFIG).write_text(text)
+    state = safetensors.torch.load_file(tmp_path / MODEL)
+    folder.write(MODEL, safetensors.torch.save(state | {"last_layer.bias": state["last_layer.bias"] + 1}))
+    assert fingerprint(folder) != first
 
 
 def test_pictures_of_all_kinds_give_the_same(tmp_path: Path, photo: np.ndarray) -> None:
@@ -82,7 +113,8 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     config = json.loads((tmp_path / CONFIG).read_text())
     for change, message in [
         ({"format": 2}, "install a newer luss_ray"),
-        ({"names": 3}, "describes no model"),
+        ({"names": 3}, "names must be a list of 4 texts"),
+        ({"about": 3}, "describes no model"),
         ({"model": config["model"] | {"format": 99}}, "format 99"),
     ]:
         (tmp_path / CONFIG).write_text(json.dumps(config | change))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fixtures_run import TINY, arguments, program, run_program
+from fixtures_run import TINY, arguments, run_program
 
 
 def words(shards: Path, folder: Path, *more: str) -> list[str]:
@@ -24,9 +24,19 @@ def test_the_plan_is_told_and_nothing_is_written(job: str, shards: Path, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_would_have_to_be_packed_is_told(tmp_path: Path) -> None:
+def test_the_plan_of_images_that_are_still_to_be_packed(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"")
-    refused = program("pass.py", tmp_path, *words(folder, tmp_path))
-    assert refused.returncode == 2 and "not packed yet" in refused.stdout + refused.stderr
+    for number in range(40):
+        (folder / f"{number}.jpg").write_bytes(bytes(1000))
+    shown = run_program("pass.py", tmp_path, *words(folder, tmp_path))
+    assert "would first be packed: 40 in train, 0.0 MB" in shown and "2 steps of 32: 2 epochs of 40 images" in shown
+    assert sorted(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("job", ["pass.py", "finetune.py"])
+def test_the_plan_of_the_demo_on_a_fresh_machine(job: str, tmp_path: Path) -> None:
+    shown = run_program(job, tmp_path, "--storage", str(tmp_path / "runs"), "--dry-run")
+    assert "2,000 in train, 60 in train-semi, 300 in validation" in shown and "PFLOP" in shown
+    assert ("750 steps of 64: 24 epochs of 2,000 images" in shown) == (job == "pass.py")
+    assert not list(tmp_path.iterdir())

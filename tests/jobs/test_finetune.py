@@ -30,6 +30,9 @@ def test_a_backbone_learns_the_annotated_images(shards: Path, tmp_path: Path) ->
     result, run = result_of(tmp_path / "semi"), tmp_path / "semi"
     assert result["protocol"] == "semi-supervised" and result["weights"] is None
     assert result["metrics"]["finetuned"]["miou"] > 0 and len(result["metrics"]["finetuned"]["ious"]) == 5
+    page = (run / "report.html").read_text()
+    assert "4 kinds of things, learnt from 40 masks" in page and "starts from random weights" in page
+    assert "Threshold" not in page and "Prediction" in page and "Ground truth" in page
     assert "matching" not in json.loads((run / "evaluation" / "metrics.json").read_text())
     start, end = (
         WeightsFile(Location.parse(run / stage / "weights.safetensors"))() for stage in ("pretrain", "finetune")
@@ -87,6 +90,17 @@ def test_receptive_fields_are_searched_merged_and_scored_again(shards: Path, tmp
     assert again["trained"] and again["metrics"] == result["metrics"]
 
 
+def test_the_recipe_follows_from_the_backbone(shards: Path, tmp_path: Path) -> None:
+    """The job's own words, without a recipe: the settings published for the backbone, or a refusal."""
+    asked = [f"--data={shards}", f"--storage={tmp_path}", "--finetune.optimisation.batch-size=16", "--dry-run"]
+    planned = run_program("finetune.py", tmp_path, "--backbone", "timm:convnext_tiny", *asked)
+    assert "recipe semi-convnext-t;" in planned
+    near = program("finetune.py", tmp_path, "--backbone=timm:convnext_tinny", *asked)
+    assert near.returncode == 2 and "did you mean timm:convnext_tiny?" in near.stderr
+    none = program("finetune.py", tmp_path, *asked)
+    assert none.returncode == 2 and "which recipe" in none.stderr and "semi-resnet50" in none.stderr
+
+
 @pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_every_command_of_the_page_works(shards: Path, tmp_path: Path) -> None:
@@ -104,5 +118,5 @@ def test_every_command_of_the_page_works(shards: Path, tmp_path: Path) -> None:
     commands = documented(ROOT / "docs" / "semi_supervised.md")
     printed = type_in(commands, tmp_path, meant, more={"jobs/finetune.py": arguments(*small)})
     assert all("mIoU" in lines for lines in printed)
-    for name in ("search", "multiple", "merge", "semi-vit-b16-semi-supervised", "semi-resnet50-semi-supervised"):
+    for name in ("search", "single", "multiple", "merge", "semi-vit-b16-semi-supervised", "semi-resnet50-semi-supervised"):
         assert result_of(tmp_path / "runs" / name)["metrics"]["finetuned"]["miou"] >= 0

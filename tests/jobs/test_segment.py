@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from fixtures_export import exported
 from fixtures_run import program, run_program
 from fixtures_s3 import S3Server
 from PIL import Image
 
 import luss_ray
+from luss_ray.export.segmenter import MODEL
 from luss_ray.imagenet_s import masks
+from luss_ray.stages.segment import find
 from luss_ray.storage.uri import Location
 
 
@@ -79,6 +82,47 @@ def test_it_goes_on_where_it_stopped_and_names_what_it_could_not_read(
     assert masks.decode(kept.read_bytes()).max() <= 3
     refused = program("segment.py", tmp_path, *asked[:-3])
     assert refused.returncode == 2 and "choose another --out" in refused.stdout + refused.stderr
+
+
+def test_images_that_were_added_are_segmented_and_other_weights_refused(images: Path, tmp_path: Path) -> None:
+    exported(tmp_path / "run")
+    for path in sorted(images.rglob("*.*"))[5:]:
+        path.unlink()
+    out, labels = tmp_path / "out", tmp_path / "out" / "labels"
+    asked = "--model", str(tmp_path / "run"), "--images", str(images), "--out", str(out), "--num-shown", "0"
+    assert "5 of 5" in run_program("segment.py", tmp_path, *asked)
+    before = Location.parse(out).read_table("images.parquet")["image"].to_pylist()
+    contents = {path: path.read_bytes() for path in labels.rglob("*.png")}
+    first = images / before[0]
+    added = [images / "0" / "aaa.jpg", first.with_suffix(".bmp")]
+    for path in added:
+        Image.open(first).save(path)
+    assert "7 images below" in run_program("segment.py", tmp_path, *asked, "--dry-run")
+    assert "7 of 7" in run_program("segment.py", tmp_path, *asked)
+    after = Location.parse(out).read_table("images.parquet")["image"].to_pylist()
+    assert after[:5] == before and len(after) == 7
+    assert all(path.read_bytes() == content for path, content in contents.items()), "labels that were there stay"
+    assert {path.name for path in labels.rglob("*.png")} - {path.name for path in contents} == {
+        "aaa.png",
+        f"{added[1].name}.png",
+    }
+    model = Location.parse(tmp_path / "run")
+    state = safetensors.torch.load(model.read(MODEL))
+    model.write(MODEL, safetensors.torch.save({name: value * 2 for name, value in state.items()}))
+    refused = program("segment.py", tmp_path, *asked)
+    assert refused.returncode == 2 and "are of other weights" in refused.stderr and "another --out" in refused.stderr
+
+
+def test_no_two_images_have_one_label(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "b.png", "b.png.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    first = find(Location.parse(tmp_path))
+    assert list(first.labels) == ["a.png", "b.jpg.png", "b.png.png", "b.png.jpg.png"]
+    for name in ("a.png", "a.png.jpg", "0.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    second = find(Location.parse(tmp_path), first)
+    assert list(second.images)[:4] == list(first.images) and list(second.labels)[:4] == list(first.labels)
+    assert list(second.images)[4:] == ["0.jpg", "a.png", "a.png.jpg"] and len(set(second.labels)) == 7
 
 
 def test_bad_input_gets_one_line(model: Path, images: Path, tmp_path: Path) -> None:

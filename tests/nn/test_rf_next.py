@@ -1,11 +1,15 @@
 """The modes of RF-ConvNeXt one after another, on a small ConvNeXt."""
 
+import re
+
 import pytest
 import torch
 
 from luss_ray.core.errors import UserError
 from luss_ray.nn.backbone import Backbone
-from luss_ray.nn.checkpoint import load_backbone
+from luss_ray.nn.checkpoint import load_backbone, load_segmentation
+from luss_ray.nn.heads import SegmentationHead
+from luss_ray.nn.models import SegmentationModel
 from luss_ray.nn.rf_next import RFMode, RFNextArchitecture, rf_convolutions
 from luss_ray.nn.timm_architecture import TimmArchitecture
 
@@ -31,6 +35,19 @@ def searched(state: dict[str, torch.Tensor]) -> Backbone:
         with torch.no_grad():
             convolution.sample_weights.copy_(torch.tensor([3.0, 1.0, 3.0]))
     return backbone
+
+
+def original_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries as the authors of ConvNeXt and of ImageNetSegModel name them, with the search's counters."""
+    changes = [(r"^trunk\.", ""), (r"^stem\.", "downsample_layers.0."), (r"\.blocks\.", ".")]
+    changes += [(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."), ("mlp.fc", "pwconv"), ("conv_dw", "dwconv")]
+    changes += [(r"^last_norm\.", "seg_norm."), (r"^last_layer\.", "seg_head.fc.")]
+    renamed = {}
+    for name, value in state.items():
+        for old, new in changes:
+            name = re.sub(old, new, name)  # noqa: PLW2901
+        renamed[name] = value
+    return renamed | {name.replace(".rates", ".counter"): torch.zeros(1) for name in renamed if name.endswith(".rates")}
 
 
 @pytest.fixture
@@ -93,6 +110,25 @@ def test_published_names(plain: Backbone, pixels: torch.Tensor) -> None:
     torch.testing.assert_close(ours.stages(pixels)[3], expected.stages(pixels)[3])
 
 
+@pytest.mark.parametrize("mode", [RFMode.SINGLE, RFMode.MULTIPLE, RFMode.MERGE])
+def test_names_of_the_original_convnext(mode: RFMode, plain: Backbone, pixels: torch.Tensor) -> None:
+    """Searched or branched weights as the authors' code names them, to go on from or to be scored."""
+    state = searched(plain.state_dict()).state_dict()
+    theirs = original_names(state)
+    assert "stages.1.0.dwconv.sample_weights" in theirs and "stages.1.0.dwconv.num_rates" in theirs
+    assert not any("conv_dw" in name or "trunk" in name for name in theirs)
+    torch.testing.assert_close(begun(mode, theirs).stages(pixels)[3], begun(mode, state).stages(pixels)[3])
+
+
+def test_fine_tuned_networks_under_the_original_names(plain: Backbone, pixels: torch.Tensor) -> None:
+    head, architecture = SegmentationHead(norm=True, patch=2, std=0.02), RFNextArchitecture(NAME)
+    source, target = (SegmentationModel(architecture, num_categories=3, head=head).eval() for _ in range(2))
+    load_backbone(searched(plain.state_dict()).state_dict(), source)
+    load_segmentation(original_names(source.state_dict()), target)
+    torch.testing.assert_close(target(pixels), source(pixels))
+    assert [c.dilations for c in rf_convolutions(target)] == [c.dilations for c in rf_convolutions(source)]
+
+
 def test_what_can_not_be_begun_is_refused(plain: Backbone) -> None:
     with pytest.raises(UserError, match="no branches to merge"):
         begun(RFMode.MERGE, plain.state_dict())
@@ -102,4 +138,7 @@ def test_what_can_not_be_begun_is_refused(plain: Backbone) -> None:
     name = next(name for name in one_sided if name.endswith("rates"))
     one_sided[name] = one_sided[name] * torch.tensor([1, 2], dtype=torch.int32)
     with pytest.raises(UserError, match="height and width"):
+        begun(RFMode.SINGLE, one_sided)
+    del one_sided[name.replace("rates", "num_rates") if "num_rates" not in name else name]
+    with pytest.raises(UserError, match="give the whole file"):
         begun(RFMode.SINGLE, one_sided)

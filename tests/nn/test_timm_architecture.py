@@ -12,6 +12,7 @@ from luss_ray.nn.backbone import Backbone
 from luss_ray.nn.batch_norm import SyncBatchNorm, convert
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.models import PixelAttentionModel, PretrainModel, SegmentationModel
+from luss_ray.nn.rf_next import RFNextArchitecture
 from luss_ray.nn.timm_architecture import TimmArchitecture
 
 VIT, CONVNEXT = "test_vit", "test_convnext"
@@ -85,6 +86,44 @@ def test_positions_learnt_at_another_size_are_resized() -> None:
 def test_weights_of_another_model_are_refused_and_say_so() -> None:
     with pytest.raises(UserError, match=r"lack \d+ of \d+ entries of the backbone \(timm:test_vit"):
         load_backbone(timm.create_model(CONVNEXT).state_dict(), Backbone(TimmArchitecture(VIT)))
+
+
+@pytest.mark.parametrize("theirs", ["vit", "wider convnext", "resnet18"])
+def test_weights_of_others_that_timm_can_not_read_are_refused_the_same(theirs: str) -> None:
+    models = {"vit": VIT, "wider convnext": "test_convnext3", "resnet18": "resnet18"}
+    state = timm.create_model(models[theirs]).state_dict()
+    for old, new in {"head.norm.": "norm.", "head.fc.": "head.", "conv_dw": "dwconv"}.items():
+        state = {name.replace(old, new): value for name, value in state.items()}
+    said = r"(lack \d+ of \d+ entries of the backbone \(\S+:test_convnext.*choose the backbone|in the weights, .* give)"
+    for architecture in (TimmArchitecture(CONVNEXT), RFNextArchitecture(CONVNEXT)):
+        with pytest.raises(UserError, match=said):
+            load_backbone(state, Backbone(architecture))
+    with pytest.raises(UserError, match=said):
+        load_backbone(RFNextArchitecture(CONVNEXT).begin(state), Backbone(RFNextArchitecture(CONVNEXT)))
+
+
+def test_entries_beside_a_convnext_are_left_out() -> None:
+    theirs = timm.create_model(CONVNEXT).state_dict()
+    ours = Backbone(TimmArchitecture(CONVNEXT))
+    beside = {"projector.0.weight": torch.zeros(2, 3), "mask_token": torch.zeros(1, 1, 4)}
+    load_backbone({name.replace("head.norm.", "norm."): value for name, value in theirs.items()} | beside, ours)
+    name = "stages.1.blocks.0.mlp.fc1.weight"
+    assert torch.equal(ours.state_dict()[f"trunk.{name}"], theirs[name])
+
+
+def test_a_norm_of_pooled_tokens_is_taken_as_the_last_norm() -> None:
+    """MAE's fine-tuned files have `fc_norm` and no `norm`."""
+    theirs = timm.create_model(VIT, num_classes=10, global_pool="avg").state_dict()
+    theirs = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: v for name, v in theirs.items()}
+    theirs = {name: torch.rand_like(value) for name, value in theirs.items()}
+    assert "fc_norm.bias" in theirs and "norm.bias" not in theirs
+    for network in (Backbone(TimmArchitecture(VIT)), SegmentationModel(TimmArchitecture(VIT), num_categories=3)):
+        load_backbone(theirs, network)
+        assert torch.equal(network.state_dict()["trunk.norm.bias"], theirs["fc_norm.bias"])
+        assert torch.equal(network.state_dict()["trunk.blocks.0.norm1.bias"], theirs["blocks.0.norm1.bias"])
+    both = theirs | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)}
+    load_backbone(both, network)
+    assert not network.state_dict()["trunk.norm.bias"].any()
 
 
 @pytest.mark.parametrize(

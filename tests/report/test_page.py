@@ -108,6 +108,17 @@ def test_without_labels_clusters_take_the_place_of_scores(unlabelled: ReportData
     assert "Scores" not in text and "Ground truth" not in text and "Not there yet" not in text
 
 
+def test_a_network_that_learnt_masks_has_no_clusters_and_no_threshold(run: ReportData) -> None:
+    metrics = {"finetuned": run.result["metrics"]["finetuned"]}
+    examples = [replace(example, attention=None, pseudo_label=None) for example in run.examples]
+    result = {**run.result, "metrics": metrics, "weights": {"uri": "s3://somewhere/mae.pth"}}
+    page = check(render(replace(run, result=result, supervised=True, examples=examples, threshold=None)))
+    text = page.text
+    assert "starts from the weights of mae.pth" in text and "learnt from" in text and "34.1" in text
+    assert not {"clusters", "threshold"} & set(page.ids) and "scores" in page.ids
+    assert "Not there yet" not in text and "was not run" not in text
+
+
 def test_how_the_number_of_clusters_was_found_is_shown(unlabelled: ReportData) -> None:
     text = check(render(replace(unlabelled, silhouettes={4: 0.31, 10: 0.52, 16: 0.4}))).text
     assert "10 taken" in text and "silhouette by number of clusters" in text and "was not given" in text
