@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import timm
 import torch
-from fixtures_docs import ROOT, documented, filled_in, type_in
+from fixtures_docs import BLOCK, ROOT, documented, filled_in, type_in
 from fixtures_run import TINY, arguments, load_program, program, result_of, run_program
 from fixtures_s3 import S3Server
 
@@ -58,8 +58,11 @@ def _quick(home: Path, weights: Path) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_every_command_of_the_pages_works(s3_server: S3Server, scenes: Path, theirs: Path, tmp_path: Path) -> None:
-    """Those of own images, then those of models, one after the other, as somebody would type them, on tiny settings."""
+def test_every_command_of_the_pages_works(
+    s3_server: S3Server, scenes: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of own images, then those of models, one after the other, as somebody would type them, on tiny settings;
+    then what they show of Python."""
     bucket, environment = s3_server.bucket("own-images"), s3_server.environment()
     photos(scenes, tmp_path / "my-images")
     for folder in ("more-images", "photos"):
@@ -77,6 +80,15 @@ def test_every_command_of_the_pages_works(s3_server: S3Server, scenes: Path, the
     assert len(result_of(tmp_path / "runs" / "eight")["pseudo_labels"]["shares"]) == 8
     assert len(list(tmp_path.glob("segmented-*/index.html"))) == 2 and (tmp_path / "contact.html").exists()
     assert (tmp_path / "model.onnx").exists()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tmp_path / "my-images" / "0.jpg", "photo.jpg")
+    names: dict[str, Any] = {}
+    pages = PAGE.read_text() + PAGE.with_name("models.md").read_text()
+    for language, block in BLOCK.findall(pages.replace("runs/demo", "runs/mine")):
+        if language == "python":
+            exec(block, names)
+    assert names["ids"].shape == (names["height"], names["width"]) == (48, 48)
+    assert names["logits"].shape[1] == len(names["model"].names)
 
 
 def test_clusters_are_shown_instead_of_scores(finished: tuple[Path, str]) -> None:

@@ -118,5 +118,6 @@ def test_every_command_of_the_page_works(shards: Path, tmp_path: Path) -> None:
     commands = documented(ROOT / "docs" / "semi_supervised.md")
     printed = type_in(commands, tmp_path, meant, more={"jobs/finetune.py": arguments(*small)})
     assert all("mIoU" in lines for lines in printed)
-    for name in ("search", "single", "multiple", "merge", "semi-vit-b16-semi-supervised", "semi-resnet50-semi-supervised"):
+    whole = (f"semi-{network}-semi-supervised" for network in ("vit-b16", "resnet50"))
+    for name in ("search", "single", "multiple", "merge", *whole):
         assert result_of(tmp_path / "runs" / name)["metrics"]["finetuned"]["miou"] >= 0
