@@ -137,6 +137,7 @@ def main(options: Options) -> None:
     counts = (("prototypes", config.num_prototypes), ("categories", config.num_categories))
     what = [f"{config.form} on {shape.about}"]
     what += [f"{value} {name}" for name, value in counts if value] + [f"{len(state) - len(left_out)} entries"]
+    what.append(f"{sum(value.nbytes for name, value in state.items() if name not in left_out) / 1e6:,.1f} MB")
     CONSOLE.print(f"{weights.location.uri}\n  {', '.join(what)}\n{out.uri}")
     if left_out:
         CONSOLE.print(f"left out, since the model has no such entry: {', '.join(left_out)}")

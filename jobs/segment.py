@@ -49,10 +49,13 @@ def main(options: Options) -> None:
         raise UserError(f"--out {out.uri} lies within --images: its pictures would be taken for images; choose another")
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.export.segmenter import fingerprint, load, model_folder
+    from luss_ray.protocols.flops import cost, flops_of
+    from luss_ray.protocols.plan import LABEL_BYTES
     from luss_ray.report.segments import PAGE, colours_of, write_gallery
     from luss_ray.stages.segment import LABELS, UNREADABLE, Codec, SegmentWork, find_todo, segment
 
-    folder, names = model_folder(Location.parse(options.model)), load(options.model).names
+    folder, model = model_folder(Location.parse(options.model)), load(options.model)
+    names = model.names
     colours = colours_of(len(names) - 1)
     work = SegmentWork(
         images=images,
@@ -66,7 +69,10 @@ def main(options: Options) -> None:
     listing = todo.listing
     if options.dry_run:
         CONSOLE.print(f"{len(listing):,} images below {images.uri}, {todo.num_images:,} of them to do")
-        CONSOLE.print(f"labels would go to {out / LABELS}, a PNG of each image's own size; nothing has been written")
+        size = f"about {todo.num_images * LABEL_BYTES / 1e6:,.1f} MB at ImageNet's sizes"
+        CONSOLE.print(f"labels would go to {out / LABELS}, a PNG of each image's own size, {size}")
+        CONSOLE.print(cost(todo.num_images * flops_of(model.network, model.config.shorter_side_px)))
+        CONSOLE.print("nothing has been written")
         return
     segment(work, todo, cluster.connect(options.log, None), max_bad_samples=options.max_bad_samples)
     num_bad = len(out.read_json(UNREADABLE))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,6 +15,8 @@ from luss_ray.train.pretrain import pretrain_model
 
 _LONGER = 4 / 3
 """Sides of a common photograph, one over the other."""
+_DEVICE_FLOPS = 10e12
+"""In whose hours a plan's cost is told."""
 
 
 def flops_per_image(recipe: Recipe, stage: str, num_outputs: int) -> float:
@@ -28,8 +30,7 @@ def flops_per_image(recipe: Recipe, stage: str, num_outputs: int) -> float:
         stage: its name; 0 is the answer for those without a network.
         num_outputs: ids that the segmentation network tells apart, beside 0.
     """
-    side, crop = recipe.shorter_side_px, recipe.clustering.crop_px
-    whole = side, round(side * _LONGER)
+    crop, whole = recipe.clustering.crop_px, _whole(recipe.shorter_side_px)
     crop_px = recipe.finetune.crop_px
     count: dict[str, Callable[[], float]] = {
         "pretrain": lambda: _pretraining(recipe),
@@ -42,6 +43,29 @@ def flops_per_image(recipe: Recipe, stage: str, num_outputs: int) -> float:
         count["attention"] = lambda: _attention(recipe)
     kind = "predictions" if stage.startswith("predictions") else stage
     return count[kind]() if kind in count else 0.0
+
+
+def flops_of(network: nn.Module, shorter_side_px: int) -> float:
+    """Return the floating-point operations of a network that sees an image of 4:3.
+
+    Args:
+        network: takes (B, 3, H, W); in evaluation mode.
+        shorter_side_px: of the image.
+    """
+    return _count(lambda: network(torch.empty(1, 3, *_whole(shorter_side_px))), training=False)
+
+
+def cost(flops: float) -> str:
+    """Return in words what arithmetic takes."""
+    hours = flops / 3600 / _DEVICE_FLOPS
+    return (
+        f"cost: {flops / 1e15:,.3g} PFLOP, {hours:.2g} h on a device that gets through "
+        f"{_DEVICE_FLOPS / 1e12:.0f} TFLOP/s of it"
+    )
+
+
+def _whole(shorter_side_px: int) -> tuple[int, int]:
+    return shorter_side_px, round(shorter_side_px * _LONGER)
 
 
 def _count(forward: Callable[[], Tensor], *, training: bool) -> float:

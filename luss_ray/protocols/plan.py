@@ -9,15 +9,13 @@ from rich.table import Table
 from luss_ray.config.recipe import Optimisation, Recipe
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import NotPackedError
-from luss_ray.protocols.flops import flops_per_image
+from luss_ray.protocols.flops import cost, flops_per_image
 from luss_ray.stages.run import RUN, NotDoneError, Run
 from luss_ray.train.finetune import segmentation_model
 
-_LABEL_BYTES = 2600
+LABEL_BYTES = 2600
 """Of a pseudo-label or prediction with its place in a shard, at ImageNet's sizes."""
 _FLOAT_BYTES = 4
-_DEVICE_FLOPS = 10e12
-"""In whose hours a plan's cost is told."""
 _SOME = 50
 """Clusters, where their number is still to be found; they hardly count."""
 _OVER_TRAIN = ("attention", "features", "estimate", "clusters", "pseudo-labels", "finetune")
@@ -109,8 +107,8 @@ def _planned(recipe: Recipe, name: str, images: int, num_outputs: int) -> Planne
         schedule = trained[name].optimisation
         work, flops = _training(schedule, images), schedule.epochs * flops
         return PlannedStage(name=name, work=work, num_bytes=_weights(recipe), flops=flops)
-    each = {"features": _FLOAT_BYTES * recipe.backbone.architecture().channels[3], "pseudo-labels": _LABEL_BYTES}
-    each |= {"predictions": _LABEL_BYTES}
+    each = {"features": _FLOAT_BYTES * recipe.backbone.architecture().channels[3], "pseudo-labels": LABEL_BYTES}
+    each |= {"predictions": LABEL_BYTES}
     kind = "predictions" if name.startswith("predictions") else name
     num_bytes = images * each.get(kind, 0)
     return PlannedStage(name=name, work=f"{images:,} images", num_bytes=num_bytes, flops=flops)
@@ -159,7 +157,4 @@ def _show_stages(stages: list[PlannedStage]) -> None:
     left = [stage for stage in stages if not stage.done]
     num_bytes, flops = sum(stage.num_bytes for stage in left), sum(stage.flops for stage in left)
     CONSOLE.print(f"to do: {len(left)} of {len(stages)} stages, which leave about {num_bytes / 1e6:,.0f} MB")
-    CONSOLE.print(
-        f"cost: {flops / 1e15:,.3g} PFLOP, {flops / 3600 / _DEVICE_FLOPS:.2g} h on a device that gets through "
-        f"{_DEVICE_FLOPS / 1e12:.0f} TFLOP/s of it"
-    )
+    CONSOLE.print(cost(flops))

@@ -45,7 +45,8 @@ def images(tmp_path: Path) -> Path:
 def test_every_image_gets_its_labels_and_some_a_page(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = "--model", str(model), "--images", str(images), "--out", str(out), "--num-shown", "12"
-    assert "102 images" in run_program("segment.py", tmp_path, *asked, "--dry-run") and not out.exists()
+    planned = run_program("segment.py", tmp_path, *asked, "--dry-run")
+    assert "102 images" in planned and "PFLOP" in planned and "0.3 MB" in planned and not out.exists()
     printed = run_program("segment.py", tmp_path, *asked)
     assert "102 of 102" in printed
     segmenter = luss_ray.load(model)
