@@ -4,14 +4,13 @@
 Without a RECIPE it is that of the --backbone; without one and without --data the demo's.
 """
 
-import difflib
 import sys
 from dataclasses import dataclass
 
 from luss_ray.config.command_line import parse
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import SEMI_SUPERVISED
-from luss_ray.core.command import run
+from luss_ray.core.command import nearest, run
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import NotPackedError, open_dataset
@@ -57,8 +56,8 @@ def unnamed_recipe(arguments: list[str]) -> str:
     backbone = follows.get("--backbone", follows.get("--backbone.name", ""))
     if backbone in made_for:
         return made_for[backbone]
-    near = difflib.get_close_matches(backbone, made_for, 1)
-    hint = f"did you mean {near[0]}?" if near else f"give a recipe first, one of {', '.join(made_for.values())}"
+    near = nearest(backbone, made_for)
+    hint = f"did you mean {near}?" if near else f"give a recipe first, one of {', '.join(made_for.values())}"
     raise UserError(f"no recipe was made for --backbone {backbone}: {hint}" if backbone else f"which recipe: {hint}")
 
 
