@@ -33,7 +33,7 @@ _BENCHMARK_IMAGES = {"imagenet-s-50": 64_431, "imagenet-s-300": 384_862, "imagen
 _PROBE_BYTES = 8 << 20
 _CONNECT_S = 5.0
 _SAFE_SHARE = 0.9
-"""Of a GPU's memory that a step may take."""
+"""Of memory that a step may take."""
 
 
 class Verdict(enum.Enum):
@@ -223,13 +223,13 @@ def _trial(
         measured = measure(recipe, share, num_categories=num_categories)
     except torch.cuda.OutOfMemoryError:
         return Verdict.BAD, f"{share} images a worker don't fit into the GPU's memory: give more --num-workers"
-    rate, peak = measured.images_per_s * workers, measured.peak_bytes
-    text = f"{training.name} {rate:.0f} images/s on {workers} x this {'machine' if peak is None else 'GPU'}"
-    if peak is not None:
-        total = torch.cuda.get_device_properties(0).total_memory
-        text += f", {peak / 2**30:.1f} of {total / 2**30:.0f} GiB"
-        if peak > _SAFE_SHARE * total:
-            text += " (tight: give more --num-workers)"
+    rate, peak, total = measured.images_per_s * workers, measured.peak_bytes, measured.total_bytes
+    text = f"{training.name} {rate:.0f} images/s on {workers} x this {'GPU' if measured.on_gpu else 'machine'}"
+    text += f", {peak / 2**30:.1f} of {total / 2**30:.0f} GiB"
+    if peak > total:
+        return Verdict.BAD, f"{text}: {share} images a worker don't fit, give more --num-workers"
+    if peak > _SAFE_SHARE * total:
+        text += " (tight: give more --num-workers)"
     if num_images is None:
         return Verdict.GOOD, f"{text}; give --images N for hours"
     hours = epochs * num_images / rate / 3600

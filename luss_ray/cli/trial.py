@@ -1,5 +1,8 @@
 """A few steps of a recipe's training on made-up pixels: how long a step takes here, and how much of a GPU's memory."""
 
+import os
+import resource
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,8 +46,13 @@ class Measured:
 
     images_per_s: float
     """Of one worker."""
-    peak_bytes: int | None
-    """Most memory of the GPU in use; None without a GPU."""
+    on_gpu: bool
+    """Whether the steps were a GPU's."""
+    peak_bytes: int
+    """Most of its memory in use; without a GPU, what as many images as a worker has in a step would take of the
+    machine's, growing as it did with those that were tried."""
+    total_bytes: int
+    """All there is of that memory."""
 
 
 def training_of(recipe: Recipe) -> Training:
@@ -72,10 +80,22 @@ def measure(recipe: Recipe, num_images: int, *, num_categories: int = 0) -> Meas
     else:
         trainee, batch = _pretraining(recipe, plan, world)
     batch |= {"epoch": np.zeros(num, np.int64), "row": np.arange(num), "used_row": np.arange(num)}
-    mixed = recipe.mixed_precision and has_bfloat16(world.device)
-    seconds = _seconds(trainee, batch, world, mixed=mixed)
-    peak = torch.cuda.max_memory_allocated(world.device) if world.device.type == "cuda" else None
-    return Measured(images_per_s=num / seconds, peak_bytes=peak)
+    mixed, before = recipe.mixed_precision and has_bfloat16(world.device), _most_resident_bytes()
+    rate = num / _seconds(trainee, batch, world, mixed=mixed)
+    if world.device.type == "cuda":
+        total = torch.cuda.get_device_properties(world.device).total_memory
+        peak = torch.cuda.max_memory_allocated(world.device)
+        return Measured(images_per_s=rate, on_gpu=True, peak_bytes=peak, total_bytes=total)
+    after = _most_resident_bytes()
+    peak = after + (after - before) * (num_images - num) // num
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Measured(images_per_s=rate, on_gpu=False, peak_bytes=peak, total_bytes=total)
+
+
+def _most_resident_bytes() -> int:
+    """Return the most memory that this process ever had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _pretraining(recipe: Recipe, plan: Plan, world: World) -> tuple[Trainee, dict[str, Any]]:

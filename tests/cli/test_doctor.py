@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from luss_ray.cli import doctor
 from luss_ray.cli.doctor import Finding, Verdict, examine
+from luss_ray.cli.trial import Measured
 from luss_ray.core.errors import UserError
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
@@ -27,7 +29,15 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     assert "torch" in found["versions"].text and "cores" in found["machine"].text
     assert "images/s a core" in found["decoding"].text and "GiB free" in found["storage"].text
     assert "pretraining" in found["recipe demo"].text and "h for 24 epochs of 1000 images" in found["recipe demo"].text
+    assert " GiB: " in found["recipe demo"].text
     assert not list(tmp_path.glob("runs/.doctor*")), "it cleans up"
+
+
+def test_a_batch_that_does_not_fit_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = Measured(images_per_s=9.0, on_gpu=False, peak_bytes=40 * 2**30, total_bytes=24 * 2**30)
+    monkeypatch.setattr(doctor, "measure", lambda *_, **__: taken)
+    found = look(str(tmp_path / "runs"), quick=False)["recipe demo"]
+    assert found.verdict is Verdict.BAD and "40.0 of 24 GiB: 64 images a worker don't fit" in found.text
 
 
 def test_a_store_is_written_to_and_cleaned_again(s3_environment) -> None:
