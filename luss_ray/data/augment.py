@@ -37,7 +37,8 @@ def augment(crops: UInt8[Tensor, "n h w 3"], params: ColourParams, spec: ColourS
     operations, where the published code rounds to 8 bits after each; the blur is a true Gaussian cut at three
     standard deviations, where Pillow's is three box blurs of the same standard deviation.
     """
-    return (augment_on_cpu if crops.device.type == "cpu" else augment_batched)(crops, params, spec)
+    with torch.autocast(crops.device.type, enabled=False):  # colours are float32, in mixed precision too
+        return (augment_on_cpu if crops.device.type == "cpu" else augment_batched)(crops, params, spec)
 
 
 def augment_batched(

@@ -110,6 +110,11 @@ class PretrainModel(Backbone):
         self.predictor_head_pixel = PixelPredictor(embedding_dim)
         self.prototypes = Prototypes(embedding_dim, num_prototypes)
 
+    def leave_out_pixel_heads(self) -> None:
+        """Take the heads that need grids out of training: data parallelism waits for every gradient that it expects."""
+        self.projection_head_pixel.requires_grad_(False)
+        self.predictor_head_pixel.requires_grad_(False)
+
     def forward(
         self, crops: Sequence[Float[Tensor, "_ 3 _ _"]], grids: Float[Tensor, "2 n S S 2"] | None
     ) -> PretrainOutput:

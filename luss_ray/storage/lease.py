@@ -114,8 +114,8 @@ def lease(folder: Location, *, beat_s: float | None = None, silence_s: float = S
         UserError: another job holds it.
     """
     mine = Holder.mine()
-    while not folder.create(HOLDER, json_bytes(asdict(mine))) and read_holder(folder) != mine:
-        _wait_for_end(folder, silence_s)
+    while not _created(folder, HOLDER, mine) and not _taken_over(folder, mine, silence_s):
+        pass
     held = Lease(folder, mine, BEAT_S if beat_s is None else beat_s)
     try:
         yield held
@@ -123,40 +123,78 @@ def lease(folder: Location, *, beat_s: float | None = None, silence_s: float = S
         held.end()
 
 
-def _wait_for_end(folder: Location, silence_s: float) -> None:
-    """Return when the folder is free, or its holder dead; the dead one's lease is gone then."""
-    found = read_holder(folder)
-    if found is None:
-        return
-    if not found.is_dead:
-        if not found.is_alive_here:
-            CONSOLE.print(f"{folder.uri} is held by {found.who}; waiting up to {silence_s:g} s for a sign of life")
-        deadline = time.monotonic() + silence_s
-        while time.monotonic() < deadline:
-            there = read_holder(folder)
-            if there is None:
-                return
-            if there.is_alive_here or there != found:
-                raise UserError(
-                    f"{folder.uri} is being written by {there.who}: wait for it, stop it, or choose another --name"
-                )
-            time.sleep(_POLL_S)
-    folder.delete(HOLDER)
+def _created(folder: Location, name: str, mine: Holder) -> bool:
+    """Return whether a holder's object, which must not exist yet, is this job's."""
+    return folder.create(name, json_bytes(asdict(mine))) or read_holder(folder, name) == mine
 
 
-def read_holder(folder: Location) -> Holder | None:
+def _taken_over(folder: Location, mine: Holder, silence_s: float) -> bool:
+    """Return True once this job has taken the place of a dead holder, False where the folder changed hands meanwhile.
+
+    Of several jobs that find the same holder dead one may take its place: the one that creates the object with that
+    holder's token. Where that one died before it was through, its own place is taken in the same way.
+
+    Raises:
+        UserError: who holds the folder, or takes it over, is alive.
+    """
+    first = found = read_holder(folder)
+    name, claims = HOLDER, []
+    while found is not None and _is_dead(folder, name, found, silence_s):
+        name = f"holder-after-{found.token}.json"
+        claims.append(name)
+        if _created(folder, name, mine):
+            break
+        found = read_holder(folder, name)
+    else:
+        return False
+    if through := read_holder(folder) == first:  # else somebody was quicker, and is through already
+        folder.write_json(HOLDER, asdict(mine))
+    for claim in claims if through else [name]:
+        folder.delete(claim)
+    return through
+
+
+def _is_dead(folder: Location, name: str, found: Holder, silence_s: float) -> bool:
+    """Return whether a holder is dead, waiting for a sign of life from one elsewhere; False where it is gone.
+
+    Raises:
+        UserError: it is alive.
+    """
+    if found.is_dead:
+        return True
+    if not found.is_alive_here:
+        CONSOLE.print(f"{folder.uri} is held by {found.who}; waiting up to {silence_s:g} s for a sign of life")
+    deadline = time.monotonic() + silence_s
+    while True:
+        there = read_holder(folder, name)
+        if there is None:
+            return False
+        if there.is_alive_here or there != found:
+            raise UserError(
+                f"{folder.uri} is being written by {there.who}: wait for it, stop it, or choose another --name"
+            )
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(_POLL_S)
+
+
+def read_holder(folder: Location, name: str = HOLDER) -> Holder | None:
     """Return who holds a folder, or did until it was killed; None where nobody does.
+
+    Args:
+        folder: of a run.
+        name: of the object that says so.
 
     Raises:
         UserError: another version wrote it.
     """
     try:
-        written: Any = folder.read_json(HOLDER)
+        written: Any = folder.read_json(name)
         return Holder(**written)
     except FileNotFoundError:
         return None
     except TypeError:
-        raise UserError(f"{folder.child(HOLDER).uri} was written by another version: delete it") from None
+        raise UserError(f"{folder.child(name).uri} was written by another version: delete it") from None
 
 
 def _user() -> str:

@@ -37,6 +37,8 @@ class Pretrainee:
         self.settings, self.seed, self.code_book = recipe.pretrain, recipe.seed, code_book
         self.network = on_device(convert(pretrain_model(recipe)), code_book.world.device).train()
         assert isinstance(self.network, PretrainModel)
+        if self.settings.pixel_to_pixel == 0:
+            self.network.leave_out_pixel_heads()
         self.prototypes = self.network.prototypes
         self.optimiser = make_optimiser(self.network, self.settings.optimisation)
 

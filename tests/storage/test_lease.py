@@ -47,10 +47,33 @@ def test_the_second_job_is_told_who_holds_the_folder(location: Location) -> None
 
 
 def test_of_racing_jobs_one_gets_it(location: Location) -> None:
+    got, most = race(location, wait_s=0.0)
+    assert any(got) and most == 1
+
+
+def test_of_racing_jobs_one_takes_over_from_a_dead_one(location: Location) -> None:
+    """They start within the time in which they look for a sign of life, so each finds it dead at another moment."""
+    elsewhere(location)
+    got, most = race(location, wait_s=0.15)
+    assert any(got) and most == 1
+    assert not location.exists(HOLDER) and not location.list(suffix=".json")
+
+
+def test_a_job_that_died_while_it_took_over_is_taken_over_from(location: Location) -> None:
+    first = elsewhere(location)
+    location.write_json(f"holder-after-{first.token}.json", asdict(replace(first, token="second")))
+    with lease(location, **QUICK) as held:
+        held.check()
+        assert location.list(suffix=".json") == [HOLDER]
+
+
+def race(location: Location, *, wait_s: float) -> tuple[list[bool], int]:
+    """Have eight jobs ask for a folder, each a while after the one before; return who got it, and how many at once."""
     inside, most, count = 0, 0, threading.Lock()
 
-    def work(_: int) -> bool:
+    def work(number: int) -> bool:
         nonlocal inside, most
+        time.sleep(number * wait_s)
         try:
             with lease(location, **QUICK):
                 with count:
@@ -64,8 +87,7 @@ def test_of_racing_jobs_one_gets_it(location: Location) -> None:
             return False
 
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(work, range(8)))
-    assert any(got) and most == 1
+        return list(pool.map(work, range(8))), most
 
 
 def test_a_job_killed_on_this_machine_is_noticed_at_once(location: Location) -> None:

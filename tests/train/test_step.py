@@ -1,0 +1,163 @@
+"""The step that the loop takes, whole: the same on one worker and on two, and in the precision of a GPU.
+
+The file is also the program of the two workers: `python test_step.py FOLDER`.
+"""
+
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from luss_ray.config.recipe import Recipe
+from luss_ray.config.recipes import demo
+from luss_ray.data import augment
+from luss_ray.data.plan import Plan
+from luss_ray.train.finetune import FinetuneTrainee
+from luss_ray.train.pixel_attention import PixelAttentionTrainee
+from luss_ray.train.pretrain import Pretrainee, pretrain_model
+from luss_ray.train.step import backward, to_device
+from luss_ray.train.swapped import CodeBook
+from luss_ray.train.trainee import Trainee, World
+
+BATCH, STEPS = 7, 3
+PLAN = Plan(np.zeros(4 * BATCH, np.int64), seed=0, global_batch=BATCH, epochs=1)
+Build = Callable[[Recipe, World], Trainee]
+
+
+def small() -> Recipe:
+    """Return the demo with fewer channels and a queue that is full after two steps."""
+    recipe = demo()
+    pretrain = replace(recipe.pretrain, queue=replace(recipe.pretrain.queue, length=10, start_epoch=0))
+    backbone = replace(recipe.backbone, widths=(8, 8, 16, 16))
+    prototypes = replace(recipe.prototypes, num=16, hidden=16, embedding_dim=8)
+    finetune = replace(recipe.finetune, colour=pretrain.crops.colour, crop_px=32)
+    return replace(recipe, backbone=backbone, prototypes=prototypes, pretrain=pretrain, finetune=finetune)
+
+
+def pretraining(recipe: Recipe, world: World) -> Trainee:
+    return Pretrainee(recipe, CodeBook(recipe.prototypes, recipe.pretrain.queue, PLAN, world))
+
+
+def attention(recipe: Recipe, world: World) -> Trainee:
+    book = CodeBook(recipe.prototypes, recipe.pretrain.queue, PLAN, world)
+    return PixelAttentionTrainee(recipe, dict(pretrain_model(recipe).state_dict()), book)
+
+
+def finetuning(recipe: Recipe, world: World) -> Trainee:
+    return FinetuneTrainee(recipe, dict(pretrain_model(recipe).state_dict()), 3, PLAN, world)
+
+
+BUILDS: dict[str, Build] = {"pretrain": pretraining, "attention": attention, "finetune": finetuning}
+VARIANTS: dict[str, Recipe] = {
+    "pass": small(),
+    "no-pixels": replace(small(), pretrain=replace(small().pretrain, pixel_to_pixel=0.0)),
+    "no-shallow": replace(small(), pretrain=replace(small().pretrain, shallow_stages=())),
+}
+
+
+def batch_of(recipe: Recipe, step: int, rows: slice) -> dict[str, torch.Tensor]:
+    """Return what a stream would give of the global batch's rows."""
+    rng, crops = np.random.default_rng(step), recipe.pretrain.crops
+    corners, sides = rng.integers(0, 20, (BATCH, 2, 2)), rng.integers(30, 60, (BATCH, 2, 2))
+    side = recipe.finetune.crop_px
+    arrays = {
+        f"crops_{kind}": rng.integers(0, 256, (BATCH, spec.num, spec.size_px, spec.size_px, 3), np.uint8)
+        for kind, spec in enumerate(crops.specs())
+    }
+    arrays |= {"geometry": np.concatenate([corners, sides, rng.integers(0, 2, (BATCH, 2, 1))], axis=2)}
+    arrays |= {"crop": rng.integers(0, 256, (BATCH, side, side, 3), np.uint8)}
+    arrays |= {"label": rng.integers(0, 4, (BATCH, side, side), np.uint16), "epoch": np.zeros(BATCH, np.int64)}
+    arrays |= {"row": np.arange(BATCH), "used_row": np.arange(BATCH)}
+    return to_device({name: array[rows] for name, array in arrays.items()}, torch.device("cpu"))
+
+
+def train(build: Build, recipe: Recipe, world: World, *, mixed: bool = False) -> list[dict[str, float]]:
+    """Take some steps and return the figures of each, over all workers."""
+    trainee, rows = build(recipe, world), slice(*PLAN.bounds(world.rank, world.size))
+    network = trainee.network
+    if world.size > 1:
+        network = DistributedDataParallel(network, broadcast_buffers=False)
+    share, found = (rows.stop - rows.start) / BATCH, []
+    for step in range(STEPS):
+        trainee.optimiser.zero_grad(set_to_none=True)
+        batch = batch_of(recipe, step, rows)
+        figures = backward(trainee, network, batch, step=step, share=share, world=world, mixed=mixed)
+        sums = world.sum(torch.stack([value.float() for value in figures.values()])).tolist()
+        trainee.before_update(step)
+        for group in trainee.optimiser.param_groups:
+            group["lr"] = 0.1
+        trainee.optimiser.step()
+        found.append(dict(zip(figures, sums, strict=True)))
+    return found
+
+
+def alone() -> World:
+    return World(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
+    """Return the figures of two workers' steps."""
+    folder = tmp_path_factory.mktemp("workers")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, timeout=300, env=environment)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    assert first == second, "all workers hold the same"
+    return first
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stage", BUILDS)
+def test_two_workers_take_the_steps_of_one(two_workers, stage: str, variant: str) -> None:
+    """Crops, colours, codes with a queue, losses and updates; also where heads have nothing to learn."""
+    expected = train(BUILDS[stage], VARIANTS[variant], alone())
+    for ours, theirs in zip(two_workers[f"{stage}/{variant}"], expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=2e-2, abs=2e-3), name
+    assert two_workers[f"{stage}/{variant}"][0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", BUILDS)
+def test_mixed_precision_is_near_single(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, and with the colours' operations that a GPU takes."""
+    monkeypatch.setattr(augment, "augment_on_cpu", augment.augment_batched)
+    recipe = small()
+    for mixed, single in zip(
+        train(BUILDS[stage], recipe, alone(), mixed=True), train(BUILDS[stage], recipe, alone()), strict=True
+    ):
+        assert all(math.isfinite(value) for value in mixed.values())
+        assert mixed["loss"] == pytest.approx(single["loss"], rel=5e-2)
+
+
+def work(rank: int, folder: Path) -> None:
+    """Be one of two workers."""
+    torch.set_num_threads(1)
+    wait = timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2, timeout=wait)
+    world = World(rank=rank, size=2, device=torch.device("cpu"))
+    pairs = [(stage, variant) for stage in BUILDS for variant in VARIANTS]
+    found = {f"{stage}/{variant}": train(BUILDS[stage], VARIANTS[variant], world) for stage, variant in pairs}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work, args=(rank, Path(sys.argv[1])), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    sys.exit(max(abs(worker.exitcode or 0) for worker in workers))
