@@ -2,7 +2,8 @@
 
 `uv run benchmarks/step.py [--preset demo|resnet50] [--batch N] [--rounds 5] [--steps 20] [--quick] [--json FILE]`
 
-Needs no Ray: torch, torchvision, and the project's folder on `PYTHONPATH`. Batches are random 8-bit crops as the
+Needs no Ray: torch, the project's folder on `PYTHONPATH`, and of its other packages tyro, pydantic, jaxtyping, NumPy,
+OpenCV, simplejpeg and Pillow. Batches are random 8-bit crops as the
 stream gives them. In each round the contenders take turns, `--steps` steps each, on the same device, each in a process
 of its own:
 

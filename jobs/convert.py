@@ -29,6 +29,8 @@ from luss_ray.storage.uri import Location, json_bytes
 MODEL, CONFIG = "model.safetensors", "config.json"
 FILES = (".pth", SAFETENSORS)
 GRAPHS = (".onnx", ".pt2")
+_OTHER_FILES = (".pt", ".pth.tar", ".tar", ".bin", ".ckpt", ".npz")
+"""Endings by which people would mean a file, which this program doesn't write."""
 
 
 class Stage(enum.Enum):
@@ -129,6 +131,8 @@ def main(options: Options) -> None:
     if out.path.endswith(GRAPHS):
         write_graph(options, out)
         return
+    if out.path.endswith(_OTHER_FILES):
+        raise UserError(f"{out.uri} is no file that can be written: give .pth, .safetensors, .onnx, .pt2, or a folder")
     state, config, weights = read(options)
     left_out = config.check(state)
     if not options.dry_run:

@@ -155,8 +155,8 @@ class DistributedKMeans:
             seed: start of all draws.
             tolerance: a restart has converged when its inertia falls by at most this share and no cluster was empty.
             drop_hopeless: end a restart that, falling by as much as in its last pass until the last iteration, would
-                still not reach what the best one has by now. Falls shrink from pass to pass but for rare exceptions, so
-                the winner stays but for these; the result says which ones were dropped, and when.
+                still not reach what the best one had before that pass. Falls shrink from pass to pass but for rare
+                exceptions, so the winner stays but for these; the result says which ones were dropped, and when.
             sample_rows: rows of the start's sample, `sample_size(k)` unless given; all rows where fewer.
             callback: called after every pass with its number (0 = the start's) and each restart's inertia.
 
@@ -172,6 +172,7 @@ class DistributedKMeans:
         parts = np.array_split(np.arange(restarts), min(restarts, self._num_waves))
         waves = deque(self._submit(part, centroids[part]) for part in parts)
         for iteration in range(iterations + 1):
+            bar = last.min()
             for _ in range(len(waves)):
                 active, answers = waves.popleft()
                 part = ClusterSums.total(_get([answer])[0] for answer in answers)
@@ -183,7 +184,7 @@ class DistributedKMeans:
                 going = (num_empty > 0) | (fall > tolerance * inertia)
                 last[active] = np.minimum(inertia, last[active])
                 if drop_hopeless and iteration > 0:
-                    hopeless = (num_empty == 0) & (inertia - (iterations - iteration) * fall > last.min())
+                    hopeless = (num_empty == 0) & (inertia - (iterations - iteration) * fall > bar)
                     dropped_at[active[going & hopeless]] = iteration
                     going &= ~hopeless
                 if iteration < iterations and going.any():

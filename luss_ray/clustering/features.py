@@ -14,6 +14,7 @@ from luss_ray.storage.store import be_patient
 from luss_ray.storage.uri import Location
 
 _INPUTS, _CONTENT = b"inputs", b"sha256"
+_AGAIN = "delete it and the stage.json of its stage, and start the job again: it extracts what is missing"
 
 
 def feature_table(
@@ -57,6 +58,27 @@ class FeatureFiles:
     location: Location
     inputs: str | None = None
 
+    def index(self, name: str) -> pa.Table:
+        """Return a file's columns `key` and `valid` and its metadata, without the features.
+
+        Args:
+            name: relative to the location.
+
+        Raises:
+            UserError: the file is missing, damaged, or of other features.
+        """
+        where = (self.location / name).uri
+        try:
+            table = self.location.read_columns(name, ("key", "valid"))
+        except FileNotFoundError:
+            raise UserError(f"{where} is missing: {_AGAIN}") from None
+        self._check_inputs(where, table)
+        return table
+
+    def _check_inputs(self, where: str, table: pa.Table) -> None:
+        if self.inputs is not None and (table.schema.metadata or {}).get(_INPUTS) != self.inputs.encode():
+            raise UserError(f"{where} holds features of other weights, data or settings: {_AGAIN}")
+
     def __call__(self, name: str) -> Float32[np.ndarray, "n C"]:
         """Return a file's features in file order, of length 1, without the samples that aren't valid.
 
@@ -73,25 +95,23 @@ class FeatureFiles:
         """Return the features of all samples, of length 1, and which of them are valid; errors as above."""
         be_patient()  # an actor that was restarted reads during an outage too
         where = (self.location / name).uri
-        again = "delete it and the stage.json of its stage, and start the job again: it extracts what is missing"
         try:
             table = self.location.read_table(name)
         except FileNotFoundError:
-            raise UserError(f"{where} is missing: {again}") from None
+            raise UserError(f"{where} is missing: {_AGAIN}") from None
         if not {"feature", "valid"} <= set(table.column_names):
-            raise UserError(f"{where} is no feature file: {again}")
+            raise UserError(f"{where} is no feature file: {_AGAIN}")
         column, valid = table["feature"].combine_chunks(), table["valid"].to_numpy()
         if not pa.types.is_fixed_size_list(column.type) or column.null_count:
-            raise UserError(f"{where}: 'feature' isn't a fixed-size list without nulls: {again}")
+            raise UserError(f"{where}: 'feature' isn't a fixed-size list without nulls: {_AGAIN}")
         rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+        self._check_inputs(where, table)
         metadata = table.schema.metadata or {}
-        if self.inputs is not None and metadata.get(_INPUTS) != self.inputs.encode():
-            raise UserError(f"{where} holds features of other weights, data or settings: {again}")
         if metadata.get(_CONTENT) != _digest(rows, valid):
-            raise UserError(f"{where} was changed after it was written: {again}")
+            raise UserError(f"{where} was changed after it was written: {_AGAIN}")
         rows = np.ascontiguousarray(rows, np.float32)
         if not np.isfinite(rows[valid]).all():
             raise UserError(
-                f"{where} holds features that aren't finite: look at the weights they come from, then {again}"
+                f"{where} holds features that aren't finite: look at the weights they come from, then {_AGAIN}"
             )
         return normalise_rows(rows), valid

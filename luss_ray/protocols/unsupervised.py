@@ -141,7 +141,9 @@ def _start_from(run: Run, weights: GivenWeights, state: dict[str, Tensor]) -> Fi
         folder.write(WEIGHTS, safetensors.torch.save(state))
         return {"weights": weights.about()}
 
-    return run.stage("pretrain", {"backbone": run.recipe.backbone, "weights": weights.sha256}, work)
+    recipe = run.recipe  # what the weights lack is drawn
+    drawn = {"seed": recipe.seed, "backbone": recipe.backbone, "prototypes": recipe.prototypes}
+    return run.stage("pretrain", {**drawn, "weights": weights.sha256}, work)
 
 
 def _random_backbone(run: Run) -> Finished:
@@ -211,9 +213,11 @@ def _check_size(run: Run) -> None:
     for split in {recipe.pretrain.split, "train"}:
         run.data.split(split)
     num_images = len(run.data.split("train"))
-    if num_images < num_clusters:
+    num_centroids = num_clusters * recipe.clustering.parts_per_cluster
+    if num_images < num_centroids:
+        parts = f" of {recipe.clustering.parts_per_cluster} parts" if num_centroids > num_clusters else ""
         raise UserError(
-            f"{run.data.location.uri}: {num_images} training images for {num_clusters} clusters; add images"
+            f"{run.data.location.uri}: {num_images} training images for {num_clusters} clusters{parts}; add images"
         )
     for name, batch in _batch_sizes(run).items():
         if num_images < batch:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from luss_ray.clustering.features import feature_table
+from luss_ray.clustering.features import FeatureFiles, feature_table
 from luss_ray.config.recipe import Labels, Recipe
 from luss_ray.metrics.threshold import AttentionHistogram
 from luss_ray.nn.folding import for_inference
@@ -91,13 +91,26 @@ class ExtractWork:
         return whole.bad
 
 
+def _not_valid(files: FeatureFiles, split: Split, shards: list[int]) -> list[str]:
+    """Return shard URI#key of each sample of some shards that could not be described."""
+    return [
+        split.sample_uri(row)
+        for shard in shards
+        for row, valid in zip(
+            split.shard_rows(shard).tolist(), files.index(feature_file(split, shard))["valid"].to_pylist(), strict=True
+        )
+        if not valid
+    ]
+
+
 def extract(run: Run, prefix: str, attention: Finished) -> Finished:
     """Return the stage that describes every training image."""
     split = run.data.split("train")
 
     def work(folder: Location, inputs: str) -> dict[str, Any]:
         there = set(folder.list("train", suffix=".parquet"))
-        todo = [n for n in range(len(split.shards)) if feature_file(split, n) not in there]
+        published = [n for n in range(len(split.shards)) if feature_file(split, n) in there]
+        todo = sorted(set(range(len(split.shards))) - set(published))
         extraction = ExtractWork(
             split=split,
             recipe=run.recipe,
@@ -112,6 +125,7 @@ def extract(run: Run, prefix: str, attention: Finished) -> Finished:
             f"{prefix}features",
             run.resources,
             max_bad_samples=run.limits.max_bad_samples,
+            known_bad=_not_valid(FeatureFiles(folder, inputs), split, published),
         )
         return {"images": len(split), "quarantined": bad}
 

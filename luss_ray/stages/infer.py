@@ -70,9 +70,16 @@ def infer(
             num_clusters=num_outputs or run.num_clusters,
             predictions=predictions,
         )
-        todo = sorted(set(range(len(split.shards))) - set(predictions.published()))
+        published = predictions.published()
+        todo = sorted(set(range(len(split.shards))) - set(published))
         bad = run_over_shards(
-            inference, todo, split.shard_sizes, name, run.resources, max_bad_samples=run.limits.max_bad_samples
+            inference,
+            todo,
+            split.shard_sizes,
+            name,
+            run.resources,
+            max_bad_samples=run.limits.max_bad_samples,
+            known_bad=predictions.unlabelled(published),
         )
         return {"images": len(split), "quarantined": bad}
 

@@ -55,7 +55,8 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
             clusters=read_clusters(clusters),
             labels=labels,
         )
-        todo = sorted(set(range(len(split.shards))) - set(labels.published()))
+        published = labels.published()
+        todo = sorted(set(range(len(split.shards))) - set(published))
         run_over_shards(
             labelling,
             todo,
@@ -63,6 +64,7 @@ def pseudo_label(run: Run, prefix: str, attention: Finished, clusters: Finished)
             f"{prefix}pseudo-labels",
             run.resources,
             max_bad_samples=run.limits.max_bad_samples,
+            known_bad=labels.unlabelled(published),
         )
         census = count_labels(labels, run.num_clusters)
         return {

@@ -67,6 +67,7 @@ def run_over_shards(
     resources: Resources,
     *,
     max_bad_samples: int,
+    known_bad: Sequence[str] = (),
 ) -> list[str]:
     """Process the shards `todo` on as many actors as the cluster has room for; return the unusable samples' names.
 
@@ -77,12 +78,15 @@ def run_over_shards(
         name: of the stage, for people.
         resources: what it takes of the cluster.
         max_bad_samples: images that may be unusable.
+        known_bad: those of shards that were done before; they are returned, too.
 
     Raises:
         UserError: more than `max_bad_samples` samples couldn't be used, or a store refused.
     """
+    bad = list(known_bad)
+    _check_budget(name, bad, max_bad_samples)
     if not todo:
-        return []
+        return bad
     context = DataContext.get_current()
     context.enable_progress_bars = False
     rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
@@ -97,19 +101,22 @@ def run_over_shards(
         num_cpus=1,
         num_gpus=1 if resources.use_gpu else 0,
     )
-    bad: list[str] = []
     images = 0
     with StageProgress(name, int(sizes[list(todo)].sum()), "images", images_per_unit=1) as progress, user_errors():
         for row in done.iter_rows():
             bad += row["bad"].split("\n") if row["bad"] else []
             images += int(sizes[row["shard"]])
             progress.update(images)
-            if len(bad) > max_bad_samples:
-                raise UserError(
-                    f"{name}: more than {max_bad_samples} unreadable images (e.g. {bad[0]}); "
-                    "run shards/verify.py, or allow more with --max-bad-samples"
-                )
+            _check_budget(name, bad, max_bad_samples)
     return bad
+
+
+def _check_budget(name: str, bad: Sequence[str], most: int) -> None:
+    if len(bad) > most:
+        raise UserError(
+            f"{name}: more than {most} unreadable images (e.g. {bad[0]}); "
+            "run shards/verify.py, or allow more with --max-bad-samples"
+        )
 
 
 @dataclass(frozen=True)

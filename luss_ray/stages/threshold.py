@@ -1,6 +1,7 @@
 """Step 2.3: the attention below which a pixel is "other", in one pass over the validation images."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from luss_ray.clustering.assign import Clusters
+from luss_ray.clustering.features import FeatureFiles
 from luss_ray.config.recipe import Recipe, ThresholdChoice
 from luss_ray.imagenet_s import masks
 from luss_ray.metrics.curve import Curve, ThresholdCurve
@@ -22,6 +24,7 @@ from luss_ray.storage.uri import Location
 
 SWEEP = "sweep.json"
 _NUM_EXAMPLES = 24
+_READ_THREADS = 16
 _STEPS_PER_UNIT = 100
 
 
@@ -119,7 +122,8 @@ def find_threshold(run: Run, prefix: str, attention: Finished, features: Finishe
             run.resources,
             max_bad_samples=run.limits.max_bad_samples,
         )
-        sweep = _label_free(features.folder, run.data.split("train"), run.recipe.threshold.max)
+        files = FeatureFiles(features.folder, features.inputs)
+        sweep = _label_free(files, run.data.split("train"), run.recipe.threshold.max)
         if run.labelled:
             curve = attending.empty_curve()
             for shard in shards:
@@ -135,12 +139,12 @@ def find_threshold(run: Run, prefix: str, attention: Finished, features: Finishe
     return run.stage(f"{prefix}threshold", inputs, work)
 
 
-def _label_free(folder: Location, split: Split, most: float) -> dict[str, Any]:
+def _label_free(files: FeatureFiles, split: Split, most: float) -> dict[str, Any]:
     """Return the choice made from the attention over all training images (on the sweep's grid), and its histogram."""
-    histogram = AttentionHistogram()
-    for shard in range(len(split.shards)):
-        metadata = folder.read_table(feature_file(split, shard)).schema.metadata
-        histogram.counts = histogram.counts + np.frombuffer(metadata[HISTOGRAM], np.int64)
+    histogram, names = AttentionHistogram(), [feature_file(split, shard) for shard in range(len(split.shards))]
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        for index in pool.map(files.index, names):
+            histogram.counts = histogram.counts + np.frombuffer(index.schema.metadata[HISTOGRAM], np.int64)
     chosen = round(otsu(histogram.counts, histogram.edges) * _STEPS_PER_UNIT) / _STEPS_PER_UNIT
     return {"label_free": min(chosen, most), "histogram": histogram.counts.tolist()}
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,17 @@ class LabelShards:
         """Return the SHA-256 that identifies the labels of all shards; FileNotFoundError unless they are complete."""
         digests = [self._load(name).digest for name in self.split.shards]
         return hashlib.sha256("\n".join([self.split.digest, *digests]).encode()).hexdigest()
+
+    def unlabelled(self, shard_numbers: Iterable[int]) -> list[str]:
+        """Return shard URI#key of each sample of some published shards that has no label."""
+        return [
+            self.split.sample_uri(row)
+            for number in shard_numbers
+            for row, size in zip(
+                self.split.shard_rows(number).tolist(), self._load(self.split.shards[number]).sizes, strict=True
+            )
+            if size == 0
+        ]
 
     def read(self, rows: Rows) -> list[bytes | None]:
         """Return the encoded label map of each row of the split, None where there is none.

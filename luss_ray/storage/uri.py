@@ -346,6 +346,15 @@ class Location:
         except pa.ArrowInvalid:
             raise UserError(f"{self.child(name).uri} is not a readable Parquet file") from None
 
+    @persevering
+    def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of a Parquet object and its metadata, reading little else; UserError if it is damaged."""
+        try:
+            with self.open(name) as stream:
+                return pq.read_table(stream, columns=list(columns))
+        except pa.ArrowInvalid:
+            raise UserError(f"{self.child(name).uri} is not a readable Parquet file") from None
+
     def create_table(self, name: str, table: pa.Table) -> bool:
         """Publish a table as Parquet like `create`: exactly once. The same table gives the same bytes."""
         return self.create(name, parquet_bytes(table))

@@ -83,7 +83,8 @@ def test_hopeless_restarts_are_dropped_and_named(reference: KMeansResult, loader
         if at is not None:
             history = [row[restart] for row in found.history]
             assert history[at:] == [history[at]] * (len(history) - at)
-            assert history[at] - (8 - at) * (history[at - 1] - history[at]) > min(found.history[at])
+            assert history[at] - (8 - at) * (history[at - 1] - history[at]) > min(found.history[at - 1])
+    assert_same(fit(loader, 5, drop_hopeless=True, memory_bytes=5000), found)
 
 
 @pytest.mark.chaos

@@ -37,6 +37,9 @@ def test_rows_come_back_in_order(tmp_path: Path, dtype: type, num_rows: int) -> 
     table = loader(tmp_path).location.read_table("a.parquet")
     assert table["key"].to_pylist() == [f"a.parquet/{number}" for number in range(num_rows)]
     assert table.schema.metadata[b"more"] == b"things"
+    index = loader(tmp_path).index("a.parquet")
+    assert index.column_names == ["key", "valid"] and index.schema.metadata[b"more"] == b"things"
+    assert index["valid"].to_pylist() == valid.tolist()
 
 
 def test_bad_files_are_user_errors_that_name_them(tmp_path: Path) -> None:
@@ -63,8 +66,13 @@ def test_bad_files_are_user_errors_that_name_them(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"{name}\.parquet.*{reason}"):
             load(f"{name}.parquet")
     write(tmp_path, "other.parquet", rows)
-    with pytest.raises(UserError, match=r"other\.parquet holds features of other weights"):
-        FeatureFiles(load.location, "those weights")("other.parquet")
+    other_files = FeatureFiles(load.location, "those weights")
+    for read in (other_files, other_files.index):
+        with pytest.raises(UserError, match=r"other\.parquet holds features of other weights"):
+            read("other.parquet")
+    for name in ("torn", "gone"):
+        with pytest.raises(UserError, match=rf"{name}\.parquet.*{reasons[name]}"):
+            load.index(f"{name}.parquet")
     assert FeatureFiles(load.location)("other.parquet").shape == (2, 3)
 
 

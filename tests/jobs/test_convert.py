@@ -137,3 +137,11 @@ def test_a_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(UserError, match="install a newer luss_ray"):
         run_convert(tmp_path / "model", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth.tar", "x.bin"])
+def test_a_file_of_another_kind_is_not_taken_for_a_folder(tmp_path: Path, name: str) -> None:
+    fixtures_export.exported(tmp_path / "model")
+    with pytest.raises(UserError, match="no file that can be written"):
+        run_convert(tmp_path / "model", tmp_path / name)
+    assert not (tmp_path / name).exists()

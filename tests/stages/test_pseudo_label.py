@@ -9,12 +9,13 @@ from fixtures_shards import jpeg
 from luss_ray.clustering.assign import Clusters
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import RECIPES
+from luss_ray.core.errors import UserError
 from luss_ray.core.seeds import generator
 from luss_ray.imagenet_s.layout import find_images
 from luss_ray.imagenet_s.soft_label import SoftLabel
 from luss_ray.stages.coverage import count_labels, count_shards, read_label_counts
 from luss_ray.stages.pseudo_label import PseudoLabelWork
-from luss_ray.stages.shards import ShardImages, read_shard
+from luss_ray.stages.shards import ShardImages, read_shard, run_over_shards
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.pack import pack
@@ -150,3 +151,13 @@ def test_a_label_that_nobody_left_out_is_missed(work):
     labels = labelled_shards(work)
     found = [str(problem) for _, found in verify_labels(labels, NUM_CLUSTERS) for problem in found]
     assert found == [f"{labels.location.child(work.split.shards[0]).uri}#{work.split.key(5)}: no label"]
+
+
+def test_unreadable_images_of_an_earlier_start_count_as_well(work):
+    """The budget is the stage's, however often it was started again."""
+    labels = labelled_shards(work)
+    known = labels.unlabelled(labels.published())
+    asked = {"sizes": work.split.shard_sizes, "name": "pseudo-labels", "resources": None}
+    assert run_over_shards(work, [], **asked, max_bad_samples=1, known_bad=known) == [work.split.sample_uri(5)]
+    with pytest.raises(UserError, match=r"more than 0 unreadable images \(e\.g\. .*#"):
+        run_over_shards(work, [], **asked, max_bad_samples=0, known_bad=known)

@@ -31,6 +31,7 @@ def test_labels_are_parallel_to_the_split(packed, place):
     expected = [None if row % 10 == 2 else f"{train.key(row)} 0".encode() for row in rows]
     assert labels.read(np.array(rows)) == expected
     assert pickle.loads(pickle.dumps(labels)).read(rows) == expected
+    assert labels.unlabelled([2, 0]) == [train.sample_uri(22), train.sample_uri(2)]
 
 
 def test_a_published_shard_stays_as_it_is(packed, place):
