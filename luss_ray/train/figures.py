@@ -19,7 +19,7 @@ _SHOW_EVERY_S = 0.5
 _Batch = TypeVar("_Batch")
 _DESCRIPTIONS = {
     "step": "Global steps done",
-    "images_per_s": "Images of all workers a second",
+    "images_per_s": "Images of all workers a second since the last figure",
     "data/wait_s": "Seconds that a step waited for its batch, on average since the last figure",
     "data/ready_steps": "Batches of this worker that wait ready in the object store",
     "data/quarantined": "Samples that this worker could not use",
@@ -47,11 +47,14 @@ class Figures:
     track: Callable[[list[dict[str, float]]], Any] | None = None
     """Takes rows as they are kept; None = nobody asks for them."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """A row every now and then: `step`, `images_per_s`, the losses, `lr`, and of this worker `data/wait_s` (seconds a
-    step waited for its batch, mean since the last row), `data/ready_steps`, `data/quarantined`; and `alarm/NAME` = 1
-    while an alarm of `train.collapse` holds."""
+    """A row every now and then: `step`, `images_per_s` (since the last row), the losses, `lr`, and of this worker
+    `data/wait_s` (seconds a step waited for its batch, mean since the last row), `data/ready_steps`,
+    `data/quarantined`; and `alarm/NAME` = 1 while an alarm of `train.collapse` holds."""
     _steps: int = 0
-    _started: float = 0.0
+    _row_steps: int = 0
+    """Steps at the last row, or at the first step."""
+    _row_at: float = 0.0
+    """When that was."""
     _shown: float = 0.0
     _waits: list[float] = field(default_factory=list)
 
@@ -83,13 +86,14 @@ class Figures:
         alarms = self._alarmed(step, values) if self.rank == 0 else []
         now = time.monotonic()
         if self._steps == 1:
-            self._started = now
+            self._row_steps, self._row_at = 1, now
         last = step == self.num_steps
         log = last or step % math.ceil(self.num_steps / _LOG_ROWS) == 0
         show = last or now - self._shown > _SHOW_EVERY_S
         if not (log or show):
             return
-        rate = (self._steps - 1) * self.batch_size / (now - self._started) if self._steps > 1 else 0.0
+        num = self._steps - self._row_steps
+        rate = num * self.batch_size / max(now - self._row_at, 1e-9)
         wait_s = sum(self._waits) / len(self._waits) if self._waits else 0.0
         data = {"data/wait_s": round(wait_s, 6), "data/ready_steps": num_ready(), "data/quarantined": num_bad}
         if show:
@@ -102,6 +106,7 @@ class Figures:
             self._keep({"step": step, "images_per_s": round(rate, 2), **values, **data}, alarms)
         if log:
             self._waits.clear()
+            self._row_steps, self._row_at = self._steps, now
 
     def _keep(self, row: dict[str, float], alarms: list[str]) -> None:
         row |= {f"{ALARM}{alarm}": 1.0 for alarm in alarms}

@@ -90,3 +90,15 @@ def test_a_monitor_hands_out_each_row_once():
 
 def test_a_stage_without_figures_has_no_rows(tmp_path):
     assert read_rows(Location.parse(tmp_path)) == []
+
+
+def test_a_rate_is_that_since_the_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run that has become slow looks slow."""
+    now = 0.0
+    monkeypatch.setattr("luss_ray.train.figures.time.monotonic", lambda: now)
+    nothing = {"show": lambda *_: None, "note": lambda _: None}
+    worker = Figures(stage="pretrain", rank=0, num_steps=NUM_STEPS, batch_size=32, **nothing)
+    for step, seconds in enumerate([1, 1, 1, 4, 4, 4, 4], start=1):
+        now += seconds
+        worker.record(step, {"loss": 1.0}, num_bad=0)
+    assert [row["images_per_s"] for row in worker.history] == [0, 32, 32, 8, 8, 8, 8]
