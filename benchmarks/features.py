@@ -14,10 +14,10 @@ that isn't counted.
 - `published_forward`: the same as plain layers of torch in the published order, features upsampled first, in torch's
   own memory order
 
-Networks are those of the recipes, ResNet-18 with 50 clusters and ResNet-50 with 919. `…_vs_one_at_a_time`,
-`…_of_bare_forward`, `…_of_folded_forward` and `…_of_published_forward` are ratios of the stage's rate to the others.
-`bytes_per_image` are those of the label shards, indices included, of maps that are harder than real ones: a random
-network's, with tens of clusters an image, and with attention stretched to its whole range.
+All compute in float32. Networks are those of the recipes, ResNet-18 with 50 clusters and ResNet-50 with 919.
+`…_vs_one_at_a_time`, `…_of_bare_forward`, `…_of_folded_forward` and `…_of_published_forward` are ratios of the stage's
+rate to the others. `bytes_per_image` are those of the label shards, indices included, of maps that are harder than real
+ones: a random network's, with tens of clusters an image, and with attention stretched to its whole range.
 """
 
 import argparse
@@ -100,7 +100,7 @@ class Bench:
     @classmethod
     def prepare(cls, backbone: str, split: Split, folder: Path) -> "Bench":
         """Return it with random weights, and means of some images' vectors as centroids."""
-        recipe = RECIPES[RECIPE_OF[backbone]]()
+        recipe = replace(RECIPES[RECIPE_OF[backbone]](), mixed_precision=False)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         weights = Location.parse(folder / f"{backbone}.safetensors")
         weights.write("", safetensors.torch.save(dict(pixel_attention_model(recipe).state_dict())))

@@ -47,6 +47,7 @@ def main(options: Options) -> None:
     CONSOLE.print(_clusters(found, options.num_keys))
     if found.objective:
         CONSOLE.print(_objective(found))
+        CONSOLE.print(_restarts(found))
     if found.coverage:
         CONSOLE.print(_coverage(found))
     margin = "no images" if found.margin is None else f"median margin {found.margin:.3f}"
@@ -76,6 +77,17 @@ def _objective(found: Inspection) -> Table:
         if there:
             shown = (min(there), float(np.median(there)), max(there))
             table.add_row(str(iteration), *(f"{value:.6g}" for value in shown), str(len(there)))
+    return table
+
+
+def _restarts(found: Inspection) -> Table:
+    """Return each restart's first and last objective, and how many iterations it took."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("restart", "first objective", "last", "iterations"):
+        table.add_column(heading, justify="right")
+    for number, values in enumerate(zip(*found.objective, strict=True), start=1):
+        there = [value for value in values if value is not None]
+        table.add_row(str(number), f"{there[0]:.6g}", f"{there[-1]:.6g}", str(len(there) - 1))
     return table
 
 

@@ -20,6 +20,8 @@ from luss_ray.clustering.nearest import (
 )
 
 _MOVED_AT_ONCE = 4096
+_DEVICE_SHARE = 0.7
+"""Of the free memory of a GPU that rows may take."""
 _DEVICE_TILE_ROWS = 1 << 15
 _WORTH_SKIPPING = 0.8
 """Share of all distances above which all of them are worked out."""
@@ -181,6 +183,12 @@ class Group:
         return np.concatenate(
             [piece[places[first:last] - start] for piece, start, first, last in parts if first < last]
         )
+
+
+def fits(pieces: Sequence[Float32[np.ndarray, "_ C"]], device: str) -> bool:
+    """Return whether rows find room in a GPU's memory, beside what a pass over them needs."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(piece.nbytes for piece in pieces) <= _DEVICE_SHARE * free
 
 
 class DeviceGroup(Group):

@@ -1,6 +1,7 @@
 """The rows that one clustering actor holds, and what it answers about them."""
 
 import itertools
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,10 @@ import numpy as np
 import threadpoolctl
 from jaxtyping import Float32, Integer
 
-from luss_ray.clustering.groups import DeviceGroup, Group
+from luss_ray.clustering.groups import DeviceGroup, Group, fits
 from luss_ray.clustering.kmeans import ClusterSums, Sample, round_to_grid
+
+log = logging.getLogger(__name__)
 
 Loader = Callable[[str], Float32[np.ndarray, "n C"]]
 """File name -> rows."""
@@ -30,7 +33,8 @@ class FeatureRows:
         files: at least one name.
         num_threads: that work on the rows, at least 1.
         memory_bytes: of rows that are kept in memory; all others lie in a scratch file and are read in every pass.
-        device: "cpu", or "cuda": the rows are copied to the GPU's memory and stay there.
+        device: "cpu", or "cuda": the rows are copied to the GPU's memory and stay there, as many as find room; a CPU
+            works on the others. Answers are the same bits.
     """
 
     def __init__(
@@ -120,9 +124,20 @@ class FeatureRows:
             for rows in self._load():
                 round_to_grid(rows, exponent)
             self._exponent = exponent
-            make = Group if self._device == "cpu" else lambda pieces: DeviceGroup(pieces, self._device)
-            self._groups = [make(pieces) for pieces in _grouped(self._rows, _GROUP_ROWS[self._device])]
+            self._groups = list(self._placed())
         return self._rows
+
+    def _placed(self) -> Iterator[Group]:
+        """Yield all rows in groups, where each is worked on."""
+        left = 0
+        for pieces in _grouped(self._rows, _GROUP_ROWS[self._device]):
+            if self._device != "cpu" and fits(pieces, self._device):
+                yield DeviceGroup(pieces, self._device)
+                continue
+            left += sum(map(len, pieces))
+            yield from map(Group, _grouped(pieces, _GROUP_ROWS["cpu"]))
+        if left and self._device != "cpu":
+            log.warning("%d rows find no room in the GPU's memory: a CPU works on them", left)
 
 
 def _grouped(files: list[Float32[np.ndarray, "_ C"]], most: int) -> Iterator[list[Float32[np.ndarray, "_ C"]]]:

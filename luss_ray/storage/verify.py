@@ -165,11 +165,21 @@ def _check_labels(
     if members != [(f"{key}.{labels.suffix}", offset, size) for key, offset, size in places if size]:
         problems.append(Problem(uri, "", "its members are not those of its index in their order"))
     reasons = [
-        _check_label(data[offset : offset + size], num_clusters) if size else "" if key in unlabelled else "no label"
-        for key, offset, size in places
+        _check_label(data[offset : offset + size], num_clusters) if size else _check_missing(labels, row, unlabelled)
+        for row, (_, offset, size) in zip(rows.tolist(), places, strict=True)
     ]
     problems += [Problem(uri, key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
     return len(rows), problems
+
+
+def _check_missing(labels: LabelShards, row: int, unlabelled: Collection[str]) -> str:
+    if labels.split.key(row) not in unlabelled:
+        return "no label"
+    try:
+        prepare(labels.split.read_images([row])[0], None, num_categories=0, max_side_px=None)
+    except BadSampleError:
+        return ""
+    return "no label, though its image can be read"
 
 
 def _check_label(data: bytes, num_clusters: int) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from luss_ray.clustering import rows
+from luss_ray.clustering.groups import DeviceGroup
 from luss_ray.clustering.kmeans import ClusterSums, round_to_grid
 from luss_ray.clustering.nearest import nearest_centroids
 from luss_ray.clustering.rows import FeatureRows
@@ -52,6 +54,22 @@ def test_answers_do_not_depend_on_what_was_asked_before(files: dict[str, np.ndar
     first, second = step(fresh, centroids, fit=1), step(used, centroids, fit=1)
     np.testing.assert_array_equal(first.sums, second.sums)
     np.testing.assert_array_equal(first.sizes, second.sizes)
+
+
+def test_rows_beyond_a_gpus_memory_are_worked_on_by_a_cpu(
+    files: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's CPU stands in for the GPU, which has room for every other group."""
+    on_device: list[bool] = []
+    monkeypatch.setitem(rows._GROUP_ROWS, "cuda", 10)
+    monkeypatch.setattr(rows, "fits", lambda *_: on_device.append(len(on_device) % 2 == 0) or on_device[-1])
+    monkeypatch.setattr(rows, "DeviceGroup", lambda pieces, _: DeviceGroup(pieces, "cpu"))
+    held = FeatureRows(lambda name: files[name].copy(), list(files), 1, 10**9, "cuda")
+    centroids = np.eye(4, 6, dtype=np.float32)[None]
+    found, expected = step(held, centroids), step(actor(files), centroids)
+    assert len(on_device) == 7 and any(on_device) and not all(on_device)
+    np.testing.assert_array_equal(found.sums, expected.sums)
+    np.testing.assert_array_equal(found.sizes, expected.sizes)
 
 
 def test_rows_beyond_the_budget_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,3 +161,17 @@ def test_unreadable_images_of_an_earlier_start_count_as_well(work):
     assert run_over_shards(work, [], **asked, max_bad_samples=1, known_bad=known) == [work.split.sample_uri(5)]
     with pytest.raises(UserError, match=r"more than 0 unreadable images \(e\.g\. .*#"):
         run_over_shards(work, [], **asked, max_bad_samples=0, known_bad=known)
+
+
+def test_a_label_that_is_missing_without_a_reason_is_named(work, tmp_path):
+    """Whatever the run says: its image can be read."""
+    rows = work.split.shard_rows(0).tolist()
+    given = [
+        None if row in (3, 5) else label for row, label in zip(rows, labelled_shards(work).read(rows), strict=True)
+    ]
+    labels = LabelShards(Location.parse(tmp_path / "others"), work.split)
+    labels.publish(0, given)
+    said = {work.split.key(row) for row in (3, 5)}
+    _, found = next(verify_labels(labels, NUM_CLUSTERS, unlabelled=said))
+    (problem,) = found
+    assert str(problem).endswith(f"{work.split.key(3)}: no label, though its image can be read")
