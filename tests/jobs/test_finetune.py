@@ -63,6 +63,7 @@ def test_data_without_annotated_images_is_refused(shards: Path, tmp_path: Path) 
     assert refused.returncode == 2 and "train-semi" in refused.stdout + refused.stderr
 
 
+@pytest.mark.long
 def test_receptive_fields_are_searched_merged_and_scored_again(shards: Path, tmp_path: Path) -> None:
     """Layer-wise AdamW, colours, drop path on a small ConvNeXt; the merged network's weights give its scores again."""
 
