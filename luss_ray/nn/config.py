@@ -41,6 +41,8 @@ class ModelConfig:
     """Length D of an embedding; of the same."""
     shallow_stages: tuple[int, ...] = ()
     """Stages under deep-to-shallow supervision; of pretraining."""
+    attentive: bool = True
+    """Whether there is an attention; of pixel attention, which can be left out."""
     num_categories: int | None = None
     """Categories N beside "other"; of segmentation."""
     head: SegmentationHead = field(default_factory=SegmentationHead)
@@ -53,7 +55,7 @@ class ModelConfig:
             case "pretrain":
                 return PretrainModel(self.architecture, **heads, shallow_stages=self.shallow_stages)  # pyright: ignore[reportArgumentType]
             case "pixel-attention":
-                return PixelAttentionModel(self.architecture, **heads)  # pyright: ignore[reportArgumentType]
+                return PixelAttentionModel(self.architecture, **heads, attentive=self.attentive)  # pyright: ignore[reportArgumentType]
             case "segmentation":
                 assert self.num_categories is not None
                 return SegmentationModel(self.architecture, num_categories=self.num_categories, head=self.head)
@@ -133,15 +135,18 @@ def identify(
     if "prototypes.weight" not in state or "projection_head.0.weight" not in state:
         return ModelConfig(form="backbone", architecture=architecture)
     num_prototypes, embedding_dim = state["prototypes.weight"].shape
-    attends = any(name.startswith("fbg.") for name in state)
+    attends, has_pixel_heads = (
+        any(name.startswith(head) for name in state) for head in ("fbg.", "predictor_head_pixel.")
+    )
     shallow = {int(found[1]): None for name in state if (found := _SHALLOW.match(name))}
     return ModelConfig(
-        form="pixel-attention" if attends else "pretrain",
+        form="pretrain" if has_pixel_heads else "pixel-attention",
         architecture=architecture,
         hidden=len(state["projection_head.0.weight"]),
         num_prototypes=num_prototypes,
         embedding_dim=embedding_dim,
-        shallow_stages=() if attends else tuple(shallow),
+        shallow_stages=tuple(shallow) if has_pixel_heads else (),
+        attentive=attends or has_pixel_heads,
     )
 
 

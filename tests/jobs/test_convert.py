@@ -145,3 +145,13 @@ def test_a_file_of_another_kind_is_not_taken_for_a_folder(tmp_path: Path, name: 
     with pytest.raises(UserError, match="no file that can be written"):
         run_convert(tmp_path / "model", tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_a_network_whose_attention_was_left_out_goes_along(tmp_path: Path) -> None:
+    recipe = small("semi-resnet50")
+    recipe = replace(recipe, attention=replace(recipe.attention, enabled=False))
+    state = pixel_attention_model(recipe).state_dict()
+    config = identify(state, architecture=recipe.backbone.architecture())
+    assert config.form == "pixel-attention" and not config.attentive and not config.check(state)
+    config.build().load_state_dict(state)
+    assert ModelConfig.from_json(config.to_json()) == config
