@@ -30,6 +30,8 @@ class Options:
     """Example images named for each cluster."""
     json: Path | None = None
     """Also write everything to this file."""
+    dry_run: bool = False
+    """Say what would be looked at, and written; write nothing."""
 
     def __post_init__(self) -> None:
         if self.num_keys < 0:
@@ -43,7 +45,12 @@ def main(options: Options) -> None:
     data = ShardedDataset.open(Location.parse(origin.data_uri))
     if data.digest != origin.data_digest:
         raise UserError(f"{origin.data_uri} is not the dataset any more that {folder.uri} was made from")
-    found = inspect_clusters(folder, data.split("train"))
+    train = data.split("train")
+    if options.dry_run:
+        target = f"everything would go to {options.json} as well" if options.json else "tables would be printed"
+        CONSOLE.print(f"clusters of {len(train):,} images in {folder.uri}: {target}; nothing has been written")
+        return
+    found = inspect_clusters(folder, train)
     CONSOLE.print(_clusters(found, options.num_keys))
     if found.objective:
         CONSOLE.print(_objective(found))

@@ -1,9 +1,10 @@
 """What jobs say they would do, and that they don't."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures_run import TINY, arguments, run_program
+from fixtures_run import TINY, arguments, audit_command, job_environment, run_program
 
 
 def words(shards: Path, folder: Path, *more: str) -> list[str]:
@@ -40,3 +41,11 @@ def test_the_plan_of_the_demo_on_a_fresh_machine(job: str, tmp_path: Path) -> No
     assert "2,000 in train, 60 in train-semi, 300 in validation" in shown and "PFLOP" in shown
     assert ("750 steps of 64: 24 epochs of 2,000 images" in shown) == (job == "pass.py")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_audit_says_which_stages_it_would_look_at(tmp_path: Path) -> None:
+    (tmp_path / "run" / "pretrain").mkdir(parents=True)
+    (tmp_path / "run" / "pretrain" / "order.json").write_text("{}")
+    command = [*audit_command(str(tmp_path / "run")), "--dry-run"]
+    done = subprocess.run(command, env=job_environment(), capture_output=True, text=True, check=True)
+    assert "training stages to audit: pretrain; nothing has been written" in done.stdout

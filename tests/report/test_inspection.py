@@ -58,6 +58,8 @@ def program(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_program(run, packed, tmp_path):
+    planned = program(run.uri, "--json", tmp_path / "out.json", "--dry-run")
+    assert "clusters of 24 images" in planned.stdout and not (tmp_path / "out.json").exists()
     done = program(run.uri, "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     assert "3 clusters of 23 images: median margin 0.300, NMI 0.750, matched accuracy 95.7 %" in done.stdout
