@@ -30,6 +30,10 @@ _NO_SHALLOW, _NO_PIXELS = ("--pretrain.shallow-stages",), ("--pretrain.pixel-to-
 _PRIOR = ("--labels.image-prior", "4")
 _PER_IMAGE = ("--labels.attention-per-image", "--threshold.max", "0.95")
 _LABEL_FREE = ("--threshold.choice", "label-free")
+_MULTI_CROP = (
+    *("--attention.crops.num-local", "2", "--attention.crops.local-px", "24"),
+    *("--attention.crops.local-scale", "0.15", "0.4"),
+)
 _SUPERVISED = ("--finetune.optimisation.epochs", "100")
 """The annotated images are few: as many updates as the pseudo-labels of all images get."""
 
@@ -59,6 +63,16 @@ ROWS = {
     "plus": Row("pass-plus: both", _PRIOR + _PER_IMAGE),
     "plus-label-free": Row("pass-plus, threshold label-free", (*_PRIOR, *_PER_IMAGE, *_LABEL_FREE)),
     "plus-pixels": Row("pass-plus without deep-to-shallow", (*_NO_SHALLOW, *_PRIOR, *_PER_IMAGE)),
+    "plus-longer": Row(
+        "pass-plus, fine-tuned twice as long", (*_PRIOR, *_PER_IMAGE, "--finetune.optimisation.epochs", "12")
+    ),
+    "plus-head": Row(
+        "pass-plus, classifier at twice the resolution", (*_PRIOR, *_PER_IMAGE, "--finetune.head.upsampling", "2")
+    ),
+    "plus-parts": Row(
+        "pass-plus, four parts a cluster, merged", (*_PRIOR, *_PER_IMAGE, "--clustering.parts-per-cluster", "4")
+    ),
+    "plus-multi-crop": Row("pass-plus, multi-crop for the attention", (*_PRIOR, *_PER_IMAGE, *_MULTI_CROP)),
     "supervised": Row("PASS backbone, true masks of train-semi", _SUPERVISED, supervised=True),
     "from-scratch": Row("random backbone, true masks of train-semi", _SUPERVISED, supervised=True, pretrained=False),
 }
