@@ -44,7 +44,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import PretrainModel
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
-from luss_ray.train.step import backward, compile_network, has_bfloat16, to_device
+from luss_ray.train.step import Precision, backward, compile_network, half_precision, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import World
 from luss_ray.train.views import coloured_crops
@@ -79,7 +79,8 @@ class OurStep:
     """The product's step, as its loop takes it."""
 
     def __init__(self, recipe: Recipe, batch: dict[str, np.ndarray], device: torch.device, *, mixed: bool) -> None:
-        self.recipe, self.batch, self.device, self.mixed = recipe, batch, device, mixed
+        self.recipe, self.batch, self.device = recipe, batch, device
+        self.precision = Precision(device, torch.bfloat16 if mixed else None)
         num = len(batch["row"])
         self.world = World(rank=0, size=1, device=device)
         plan = Plan(np.zeros(4 * num, np.int64), seed=0, global_batch=num, epochs=1)
@@ -94,11 +95,11 @@ class OurStep:
         batch = to_device(self.batch, self.device)
         self.trainee.optimiser.zero_grad(set_to_none=True)
         figures = backward(
-            self.trainee, self.trainee.network, batch, step=LATE, share=1.0, world=self.world, mixed=self.mixed
+            self.trainee, self.trainee.network, batch, step=LATE, share=1.0, world=self.world, precision=self.precision
         )
         torch.stack([value.float() for value in figures.values()]).tolist()
         self.trainee.before_update(LATE)
-        self.trainee.optimiser.step()
+        self.precision.update(self.trainee.optimiser)
 
     def parts(self) -> dict[str, float]:
         """Take a step and return the seconds of each part, waiting for the device after each of them."""
@@ -111,7 +112,7 @@ class OurStep:
         batch = to_device(self.batch, self.device)
         marks.append(self._now())
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+        with self.precision.autocast():
             losses = self.trainee.losses(network, batch, LATE)
         marks.append(self._now())
         losses["loss"].backward()
@@ -271,8 +272,9 @@ def main() -> None:
     rounds, num_steps = (2, 3) if given.quick else (given.rounds, given.steps)
     setting = Setting(recipe, num, mixed=False)
     device = setting.device
-    setting = replace(setting, mixed=recipe.mixed_precision and has_bfloat16(device))
-    names = [OURS, PLAIN_FLOAT32, *([PLAIN_AUTOCAST] if has_bfloat16(device) else []), BARE, BARE_TUNED]
+    able = half_precision(device) is torch.bfloat16
+    setting = replace(setting, mixed=recipe.mixed_precision and able)
+    names = [OURS, PLAIN_FLOAT32, *([PLAIN_AUTOCAST] if able else []), BARE, BARE_TUNED]
     names += [COMPILED] if given.compile else []
     contenders = {name: Contender(name, setting) for name in names}
     for contender in contenders.values():

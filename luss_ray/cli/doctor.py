@@ -26,7 +26,7 @@ from luss_ray.core.progress import CONSOLE
 from luss_ray.data.decode import decode_image
 from luss_ray.storage.dataset import ShardedDataset
 from luss_ray.storage.uri import Location
-from luss_ray.train.step import has_bfloat16
+from luss_ray.train.step import half_precision
 
 _PACKAGES = ("luss-ray", "ray", "torch", "torchvision", "timm", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "obstore")
 _BENCHMARK_IMAGES = {"imagenet-s-50": 64_431, "imagenet-s-300": 384_862, "imagenet-s-919": 1_281_167}
@@ -134,7 +134,7 @@ def _gpus() -> Finding:
         return Finding(name="GPUs", verdict=Verdict.POOR, text=text)
     devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     text = ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
-    precision = "bfloat16" if has_bfloat16(torch.device("cuda")) else "float32 alone"
+    precision = str(half_precision(torch.device("cuda")) or "float32 alone").removeprefix("torch.")
     return Finding(name="GPUs", verdict=Verdict.GOOD, text=f"{text}; {precision}")
 
 

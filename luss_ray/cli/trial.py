@@ -16,7 +16,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.protocols.rules import ANNOTATED
 from luss_ray.train.finetune import FinetuneTrainee, segmentation_model
 from luss_ray.train.pretrain import Pretrainee
-from luss_ray.train.step import backward, has_bfloat16, to_device
+from luss_ray.train.step import Precision, backward, half_precision, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import Trainee, World
 
@@ -80,8 +80,9 @@ def measure(recipe: Recipe, num_images: int, *, num_categories: int = 0) -> Meas
     else:
         trainee, batch = _pretraining(recipe, plan, world)
     batch |= {"epoch": np.zeros(num, np.int64), "row": np.arange(num), "used_row": np.arange(num)}
-    mixed, before = recipe.mixed_precision and has_bfloat16(world.device), _most_resident_bytes()
-    rate = num / _seconds(trainee, batch, world, mixed=mixed)
+    precision = Precision(world.device, half_precision(world.device) if recipe.mixed_precision else None)
+    before = _most_resident_bytes()
+    rate = num / _seconds(trainee, batch, world, precision)
     if world.device.type == "cuda":
         total = torch.cuda.get_device_properties(world.device).total_memory
         peak = torch.cuda.max_memory_allocated(world.device)
@@ -121,7 +122,7 @@ def _finetuning(recipe: Recipe, num_categories: int, plan: Plan, world: World) -
     return FinetuneTrainee(recipe, weights, num_categories, plan, world, annotated=True), batch
 
 
-def _seconds(trainee: Trainee, arrays: dict[str, Any], world: World, *, mixed: bool) -> float:
+def _seconds(trainee: Trainee, arrays: dict[str, Any], world: World, precision: Precision) -> float:
     """Return the seconds of a step, after one that warms up."""
     started = time.perf_counter()
     for step in range(1 + _STEPS):
@@ -129,7 +130,7 @@ def _seconds(trainee: Trainee, arrays: dict[str, Any], world: World, *, mixed: b
             started = time.perf_counter()
         batch = to_device(arrays, world.device)
         trainee.optimiser.zero_grad(set_to_none=True)
-        figures = backward(trainee, trainee.network, batch, step=step, share=1.0, world=world, mixed=mixed)
+        figures = backward(trainee, trainee.network, batch, step=step, share=1.0, world=world, precision=precision)
         figures["loss"].item()
-        trainee.optimiser.step()
+        precision.update(trainee.optimiser)
     return (time.perf_counter() - started) / _STEPS

@@ -364,7 +364,8 @@ class Recipe:
     threshold: Threshold = field(default_factory=Threshold)
     finetune: Finetune = field(default_factory=Finetune)
     mixed_precision: bool = True
-    """Train in bfloat16 where the device computes it natively; losses and updates stay in float32."""
+    """Train in bfloat16 where the device computes it natively, else in float16 on GPUs with tensor cores, the loss
+    scaled; losses and updates stay in float32."""
     random_baseline: bool = False
     """Run everything after pretraining once more from a random backbone, as a baseline."""
 

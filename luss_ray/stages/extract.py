@@ -19,7 +19,7 @@ from luss_ray.stages.shards import read_shard, run_over_shards
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.uri import Location
 from luss_ray.train.pixel_attention import pixel_attention_model
-from luss_ray.train.step import has_bfloat16
+from luss_ray.train.step import half_precision
 
 HISTOGRAM = b"attention_histogram"
 _STRETCHED = (0.02, 0.98)
@@ -75,7 +75,9 @@ class ExtractWork:
         features = np.zeros((len(rows), network.channels[-1]), np.float32)
         valid = np.zeros(len(rows), bool)
         histogram = AttentionHistogram()
-        half = self.recipe.mixed_precision and has_bfloat16(device)  # moves no image to another cluster: RESULTS
+        half = (
+            self.recipe.mixed_precision and half_precision(device) is torch.bfloat16
+        )  # moves no image to another cluster: RESULTS
         for images, batch in whole.batches(device, self.recipe.clustering.crop_px):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 pixels, attention = network.attend(batch)

@@ -37,7 +37,8 @@ class Checkpoint:
     quarantined: dict[str, str] = field(default_factory=dict)
     """Samples that couldn't be used so far, as shard URI#key, and what was used instead."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Weights (`network/…`), optimiser (`optimiser/…`) and the trainee's own state (`trainee/…`)."""
+    """Weights (`network/…`), optimiser (`optimiser/…`), the trainee's own state (`trainee/…`) and the loss' scale
+    (`precision/…`)."""
 
 
 def section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

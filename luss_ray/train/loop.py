@@ -24,7 +24,7 @@ from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
 from luss_ray.train.optimiser import RATE
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.step import backward, compile_network, has_bfloat16, to_device
+from luss_ray.train.step import GRADIENT_NORM, Precision, backward, compile_network, half_precision, to_device
 from luss_ray.train.trainee import Trainee, World
 
 _ASK_EVERY_S = 2.0
@@ -71,7 +71,8 @@ class Trainer:
         self.quarantined: dict[str, str] = {}
         if assignment.compiled:
             compile_network(self.trainee.network, world.device)
-        self.mixed = assignment.task.recipe.mixed_precision and has_bfloat16(world.device)
+        dtype = half_precision(world.device) if assignment.task.recipe.mixed_precision else None
+        self.precision = Precision(world.device, dtype)
         if found is not None:
             self.resume(self.store.load(found))
             if world.rank == 0:
@@ -137,12 +138,16 @@ class Trainer:
             group["lr"] = lr * group.get(RATE, 1.0)
         optimiser.zero_grad(set_to_none=True)
         share = len(batch["row"]) / schedule.batch_size
-        shares = backward(self.trainee, network, batch, step=self.step, share=share, world=self.world, mixed=self.mixed)
+        shares = backward(
+            self.trainee, network, batch, step=self.step, share=share, world=self.world, precision=self.precision
+        )
         figures, wishes = self.over_ranks(shares)
+        if self.precision.overflowed(figures):
+            figures[GRADIENT_NORM] = 0.0  # this update is left out
         if not all(math.isfinite(value) for value in figures.values()):
             raise NotFiniteError(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         self.trainee.before_update(self.step)
-        optimiser.step()
+        self.precision.update(optimiser)
         self.step += 1
         self.figures.record(self.step, figures | {"lr": lr}, num_bad=len(self.quarantined))
         return wishes
@@ -248,6 +253,7 @@ class Trainer:
         self.trainee.network.load_state_dict(section(found.tensors, "network"))
         load_optimiser(self.trainee.optimiser, section(found.tensors, "optimiser"))
         self.trainee.load_state(section(found.tensors, "trainee"))
+        self.precision.load_state(section(found.tensors, "precision"))
         self.figures.go_on(found.history)
         if self.world.rank == 0:
             self.consumption = Consumption.from_dict(found.consumption)
@@ -267,6 +273,7 @@ class Trainer:
         tensors = {f"network/{key}": value for key, value in self.trainee.network.state_dict().items()}
         tensors |= {f"optimiser/{key}": value for key, value in optimiser_tensors(self.trainee.optimiser).items()}
         tensors |= {f"trainee/{key}": value for key, value in self.trainee.state().items()}
+        tensors |= {f"precision/{key}": value for key, value in self.precision.state().items()}
         self.store.save(
             Checkpoint(
                 step=self.step,

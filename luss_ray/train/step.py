@@ -1,7 +1,9 @@
 """One step up to the gradients: what the loop does with a batch, without Ray, so that benchmarks do the very same."""
 
+import math
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +14,64 @@ from luss_ray.train.trainee import Trainee, World
 
 _ON_HOST = ("epoch", "row", "used_row", "geometry")
 """What says of a sample where it comes from; sizes and grids are made of it, and nothing should wait for a GPU then."""
+
+
+GRADIENT_NORM = "gradient_norm"
+_FLOAT16_SINCE = (7, 0)
+"""Compute capability from which float16 is faster than float32: tensor cores."""
+
+
+class Precision:
+    """The numbers that a training computes in, and the scale of its loss where they are float16.
+
+    Small gradients vanish in float16 unless the loss is multiplied by a large number. The largest that fits is found by
+    trying: an update whose gradient overflows is left out and the scale is halved, after 2,000 without it is doubled.
+
+    Args:
+        device: that computes.
+        dtype: of products and convolutions; None = float32, as all else.
+
+    Source: Micikevicius et al., "Mixed Precision Training", arXiv 1710.03740.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        self.device, self.dtype = device, dtype
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of a forward pass."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def overflowed(self, figures: Mapping[str, float]) -> bool:
+        """Whether a step's gradient overflowed because its loss was scaled too much, which `update` will see to.
+
+        Args:
+            figures: of the step, over all ranks.
+        """
+        if not self.scaler.is_enabled() or math.isfinite(figures[GRADIENT_NORM]):
+            return False
+        return all(math.isfinite(figures[name]) for name in figures.keys() - {GRADIENT_NORM}) and self.scale > 1
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by; 1 unless in float16."""
+        return self.scaler.get_scale()
+
+    def update(self, optimiser: torch.optim.Optimizer) -> None:
+        """Change the weights, unless the gradient overflowed; with it the scale. The same on all ranks."""
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the scale and how long it has held; nothing unless in float16."""
+        state = self.scaler.state_dict()
+        return {"scale": torch.tensor(state["scale"]), "steps": torch.tensor(state["_growth_tracker"])} if state else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, possibly on a device that computes in other numbers."""
+        if state and self.scaler.is_enabled():
+            found = {"scale": float(state["scale"]), "_growth_tracker": int(state["steps"])}
+            self.scaler.load_state_dict(self.scaler.state_dict() | found)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
@@ -33,7 +93,7 @@ def backward(
     step: int,
     share: float,
     world: World,
-    mixed: bool,
+    precision: Precision,
 ) -> dict[str, Tensor]:
     """Leave the gradients of a batch in the parameters; return the figures of this rank, weighted by its share.
 
@@ -49,13 +109,14 @@ def backward(
         step: the global step.
         share: of the global batch that this rank has, in (0, 1].
         world: this rank.
-        mixed: whether to compute in bfloat16 where that is safe.
+        precision: to compute in where that is safe.
     """
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
+    with precision.autocast():
         losses = trainee.losses(network, batch, step)
-    (losses["loss"] * share * world.size).backward()
+    precision.scaler.scale(losses["loss"] * share * world.size).backward()
+    precision.scaler.unscale_(trainee.optimiser)
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    figures = losses | {"gradient_norm": torch.nn.utils.get_total_norm(gradients)}
+    figures = losses | {GRADIENT_NORM: torch.nn.utils.get_total_norm(gradients)}
     return {name: value.detach() * share for name, value in figures.items()}
 
 
@@ -70,9 +131,14 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
     network.compile(dynamic=False)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; where it is emulated float32 is faster."""
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit numbers that a device computes in faster than in float32, or None.
+
+    bfloat16 where it is native: where it is emulated float32 is faster. Else float16, on GPUs with tensor cores for it.
+    """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= _FLOAT16_SINCE else None
     able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None

@@ -26,7 +26,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.train.finetune import FinetuneTrainee
 from luss_ray.train.pixel_attention import PixelAttentionTrainee
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
-from luss_ray.train.step import backward, to_device
+from luss_ray.train.step import GRADIENT_NORM, Precision, backward, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import Trainee, World
 
@@ -82,8 +82,9 @@ def batch_of(recipe: Recipe, step: int, rows: slice) -> dict[str, torch.Tensor]:
     return to_device({name: array[rows] for name, array in arrays.items()}, torch.device("cpu"))
 
 
-def train(build: Build, recipe: Recipe, world: World, *, mixed: bool = False) -> list[dict[str, float]]:
-    """Take some steps and return the figures of each, over all workers."""
+def train(build: Build, recipe: Recipe, world: World, precision: Precision | None = None) -> list[dict[str, float]]:
+    """Take some steps and return the figures of each, over all workers; in float32 unless said."""
+    precision = precision or Precision(world.device, None)
     trainee, rows = build(recipe, world), slice(*PLAN.bounds(world.rank, world.size))
     network = trainee.network
     if world.size > 1:
@@ -92,12 +93,12 @@ def train(build: Build, recipe: Recipe, world: World, *, mixed: bool = False) ->
     for step in range(STEPS):
         trainee.optimiser.zero_grad(set_to_none=True)
         batch = batch_of(recipe, step, rows)
-        figures = backward(trainee, network, batch, step=step, share=share, world=world, mixed=mixed)
+        figures = backward(trainee, network, batch, step=step, share=share, world=world, precision=precision)
         sums = world.sum(torch.stack([value.float() for value in figures.values()])).tolist()
         trainee.before_update(step)
         for group in trainee.optimiser.param_groups:
             group["lr"] = 0.1
-        trainee.optimiser.step()
+        precision.update(trainee.optimiser)
         found.append(dict(zip(figures, sums, strict=True)))
     return found
 
@@ -129,16 +130,77 @@ def test_two_workers_take_the_steps_of_one(two_workers, stage: str, variant: str
     assert two_workers[f"{stage}/{variant}"][0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-4)
 
 
+def scaled(dtype: torch.dtype, scale: float) -> Precision:
+    """Return a precision whose loss scale, if it has one, is given."""
+    precision = Precision(alone().device, dtype)
+    precision.load_state(precision.state() and precision.state() | {"scale": torch.tensor(scale)})
+    return precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stage", BUILDS)
-def test_mixed_precision_is_near_single(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, and with the colours' operations that a GPU takes."""
+def test_mixed_precision_is_near_single(stage: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the colours' operations that a GPU takes."""
     monkeypatch.setattr(augment, "augment_on_cpu", augment.augment_batched)
     recipe = small()
+    precision = scaled(dtype, 2.0**8)
     for mixed, single in zip(
-        train(BUILDS[stage], recipe, alone(), mixed=True), train(BUILDS[stage], recipe, alone()), strict=True
+        train(BUILDS[stage], recipe, alone(), precision), train(BUILDS[stage], recipe, alone()), strict=True
     ):
         assert all(math.isfinite(value) for value in mixed.values())
         assert mixed["loss"] == pytest.approx(single["loss"], rel=5e-2)
+        assert mixed[GRADIENT_NORM] == pytest.approx(single[GRADIENT_NORM], rel=0.5)
+
+
+class TestOverflow:
+    """In float16 with a scale that is too large for the gradient."""
+
+    def steps(self, precision: Precision, num: int) -> list[tuple[float, bool, bool]]:
+        """Take some steps of fine-tuning; return of each the scale, whether it overflowed, whether weights changed."""
+        trainee, found = finetuning(small(), alone()), []
+        for step in range(num):
+            before = [parameter.detach().clone() for parameter in trainee.network.parameters()]
+            trainee.optimiser.zero_grad(set_to_none=True)
+            batch, scale = batch_of(small(), step, slice(0, BATCH)), precision.scale
+            shares = backward(trainee, trainee.network, batch, step=step, share=1.0, world=alone(), precision=precision)
+            overflowed = precision.overflowed({name: float(value) for name, value in shares.items()})
+            precision.update(trainee.optimiser)
+            pairs = zip(before, trainee.network.parameters(), strict=True)
+            changed = any(not torch.equal(old, new) for old, new in pairs)
+            assert all(parameter.isfinite().all() for parameter in trainee.network.parameters())
+            found.append((scale, overflowed, changed))
+        return found
+
+    def test_updates_are_left_out_until_the_scale_fits(self) -> None:
+        precision = scaled(torch.float16, 2.0**40)
+        found = self.steps(precision, 40)
+        assert found[0] == (2.0**40, True, False)
+        assert all(overflowed != changed for _, overflowed, changed in found)
+        assert not found[-1][1]
+        overflows = sum(overflowed for _, overflowed, _ in found)
+        assert precision.scale == 2.0 ** (40 - overflows)
+
+    def test_what_is_not_finite_by_itself_is_no_overflow(self) -> None:
+        precision = Precision(alone().device, torch.float16)
+        assert precision.overflowed({"loss": 1.0, GRADIENT_NORM: math.inf})
+        assert not precision.overflowed({"loss": math.nan, GRADIENT_NORM: math.nan})
+        assert not precision.overflowed({"loss": 1.0, GRADIENT_NORM: 1.0})
+        assert not scaled(torch.float16, 1.0).overflowed({"loss": 1.0, GRADIENT_NORM: math.inf}), (
+            "no smaller scale would help"
+        )
+        assert not Precision(alone().device, torch.bfloat16).overflowed({"loss": 1.0, GRADIENT_NORM: math.inf})
+
+    def test_the_scale_goes_on_after_a_restart(self) -> None:
+        first, second = scaled(torch.float16, 2.0**20), Precision(alone().device, torch.float16)
+        self.steps(first, 3)
+        second.load_state(first.state())
+        assert {name: float(value) for name, value in second.state().items()} == {
+            name: float(value) for name, value in first.state().items()
+        }
+        bfloat16 = Precision(alone().device, torch.bfloat16)
+        bfloat16.load_state(first.state())
+        first.load_state(bfloat16.state())
+        assert (bfloat16.scale, first.scale) == (1, second.scale), "devices may change between two starts"
 
 
 def work(rank: int, folder: Path) -> None:
