@@ -16,7 +16,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.protocols.rules import ANNOTATED
 from luss_ray.train.finetune import FinetuneTrainee, segmentation_model
 from luss_ray.train.pretrain import Pretrainee
-from luss_ray.train.step import Precision, backward, half_precision, to_device
+from luss_ray.train.step import Precision, backward, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import Trainee, World
 
@@ -80,7 +80,7 @@ def measure(recipe: Recipe, num_images: int, *, num_categories: int = 0) -> Meas
     else:
         trainee, batch = _pretraining(recipe, plan, world)
     batch |= {"epoch": np.zeros(num, np.int64), "row": np.arange(num), "used_row": np.arange(num)}
-    precision = Precision(world.device, half_precision(world.device) if recipe.mixed_precision else None)
+    precision = Precision.best(world.device, mixed=recipe.mixed_precision)
     before = _most_resident_bytes()
     rate = num / _seconds(trainee, batch, world, precision)
     if world.device.type == "cuda":

@@ -75,9 +75,8 @@ class ExtractWork:
         features = np.zeros((len(rows), network.channels[-1]), np.float32)
         valid = np.zeros(len(rows), bool)
         histogram = AttentionHistogram()
-        half = (
-            self.recipe.mixed_precision and half_precision(device) is torch.bfloat16
-        )  # moves no image to another cluster: RESULTS
+        # bfloat16 moves no image to another cluster (benchmarks/RESULTS.md); float16 was not measured.
+        half = self.recipe.mixed_precision and half_precision(device) is torch.bfloat16
         for images, batch in whole.batches(device, self.recipe.clustering.crop_px):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 pixels, attention = network.attend(batch)

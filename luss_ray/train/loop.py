@@ -24,7 +24,7 @@ from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
 from luss_ray.train.optimiser import RATE
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.step import GRADIENT_NORM, Precision, backward, compile_network, half_precision, to_device
+from luss_ray.train.step import GRADIENT_NORM, Precision, backward, compile_network, to_device
 from luss_ray.train.trainee import Trainee, World
 
 _ASK_EVERY_S = 2.0
@@ -71,8 +71,7 @@ class Trainer:
         self.quarantined: dict[str, str] = {}
         if assignment.compiled:
             compile_network(self.trainee.network, world.device)
-        dtype = half_precision(world.device) if assignment.task.recipe.mixed_precision else None
-        self.precision = Precision(world.device, dtype)
+        self.precision = Precision.best(world.device, mixed=assignment.task.recipe.mixed_precision)
         if found is not None:
             self.resume(self.store.load(found))
             if world.rank == 0:

@@ -38,6 +38,11 @@ class Precision:
         self.device, self.dtype = device, dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
+    @classmethod
+    def best(cls, device: torch.device, *, mixed: bool) -> "Precision":
+        """Return the fastest for a device, or float32 unless `mixed`."""
+        return cls(device, half_precision(device) if mixed else None)
+
     def autocast(self) -> torch.autocast:
         """Return the context of a forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
