@@ -15,8 +15,8 @@ of its own:
 - `compiled`, with `--compile`: ours after `torch.compile`, as the jobs' `--compile` has it
 
 `vs_eager` is ours over the plain step in the same precision (images/s), `of_bare_network` and `of_bare_network_tuned`
-are ours over the bare network's. Then the parts of our step, each waited for; the wait for data is that for the copy to
-the device.
+are ours over the bare network's. Then the parts of our step, each waited for. On a GPU copying and
+colouring the next batch go on beside them: what these take alone is told apart.
 """
 
 import argparse
@@ -44,10 +44,10 @@ from luss_ray.data.plan import Plan
 from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import PretrainModel
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
-from luss_ray.train.step import Precision, backward, compile_network, half_precision, to_device
+from luss_ray.train.step import Precision, backward, compile_network, half_precision, prepared, to_device, tune
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import World
-from luss_ray.train.views import coloured_crops
+from luss_ray.train.views import coloured_crops, crops_of
 
 PRESETS = {"demo": ("demo", 64), "resnet50": ("imagenet-s-300", 128)}
 """Recipe and images in a batch."""
@@ -89,13 +89,14 @@ class OurStep:
             fill_queue(book.queue.embeddings)
             book.queue.num_rows = recipe.pretrain.queue.length
         self.trainee = Pretrainee(recipe, book)
+        self.coming = prepared(itertools.repeat(batch), self.trainee, device)
 
     def __call__(self) -> None:
         """Take a step."""
-        batch = to_device(self.batch, self.device)
+        _, inputs = next(self.coming)
         self.trainee.optimiser.zero_grad(set_to_none=True)
         figures = backward(
-            self.trainee, self.trainee.network, batch, step=LATE, share=1.0, world=self.world, precision=self.precision
+            self.trainee, self.trainee.network, inputs, step=LATE, share=1.0, world=self.world, precision=self.precision
         )
         torch.stack([value.float() for value in figures.values()]).tolist()
         self.trainee.before_update(LATE)
@@ -109,11 +110,16 @@ class OurStep:
             network.register_forward_pre_hook(lambda *_: marks.append(self._now())),
             network.register_forward_hook(lambda *_: marks.append(self._now())),
         ]
-        batch = to_device(self.batch, self.device)
-        marks.append(self._now())
+        if self.device.type == "cuda":
+            _, inputs = next(self.coming)
+            marks.append(self._now())
+        else:
+            batch = to_device(self.batch, self.device)
+            marks.append(self._now())
+            inputs = self.trainee.inputs(batch)
         optimiser.zero_grad(set_to_none=True)
         with self.precision.autocast():
-            losses = self.trainee.losses(network, batch, LATE)
+            losses = self.trainee.losses(network, inputs, LATE)
         marks.append(self._now())
         losses["loss"].backward()
         marks.append(self._now())
@@ -126,6 +132,15 @@ class OurStep:
             hook.remove()
         return dict(zip(PARTS, [later - earlier for earlier, later in itertools.pairwise(marks)], strict=True))
 
+    def beside(self) -> dict[str, float]:
+        """Return the seconds of what goes on beside a step on a GPU, done alone."""
+        marks = [self._now()]
+        batch = to_device(self.batch, self.device)
+        marks.append(self._now())
+        self.trainee.inputs(batch)
+        marks.append(self._now())
+        return {"copying": marks[1] - marks[0], "augment": marks[2] - marks[1]}
+
     def _now(self) -> float:
         synchronise(self.device)
         return time.perf_counter()
@@ -137,7 +152,7 @@ def bare_network(
     """Return a function that takes the network forward and back."""
     model = on_device(pretrain_model(recipe), device).train()
     tensors = to_device(batch, device)
-    crops = [crop.detach() for crop in coloured_crops(tensors, recipe.pretrain.crops, 0)]
+    crops = crops_of(coloured_crops(tensors, recipe.pretrain.crops, 0), recipe.pretrain.crops)
     grids = to_grids(recipe, batch).to(device)
 
     def step() -> None:
@@ -205,23 +220,28 @@ class Setting:
 def serve(connection: Connection, name: str, setting: Setting) -> None:
     """Take as many steps as asked and tell the images/s, again and again; after 0, tell the most memory used and end.
 
-    Ours are followed, at the end, by as many whose parts are told.
+    Ours are followed, at the end, by as many whose parts are told, and on a GPU what goes on beside them.
     """
     device = setting.device
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+    tune(device)
     step = setting.contender(name)
     last = 0
     while num_steps := connection.recv():
+        step()
         synchronise(device)
         started, last = time.perf_counter(), num_steps
         for _ in range(num_steps):
             step()
         synchronise(device)
         connection.send(num_steps * setting.num / (time.perf_counter() - started))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the next contender needs the room
     memory_gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    parts = [step.parts() for _ in range(last)] if name == OURS and isinstance(step, OurStep) else []
-    connection.send((memory_gib, parts))
+    parts, beside = [], []
+    if name == OURS and isinstance(step, OurStep):
+        parts = [step.parts() for _ in range(last)]
+        beside = [step.beside() for _ in range(last)] if device.type == "cuda" else []
+    connection.send((memory_gib, parts, beside))
 
 
 class Contender:
@@ -242,8 +262,8 @@ class Contender:
         self.connection.send(num_steps)
         return self.connection.recv()
 
-    def end(self) -> tuple[float | None, list[dict[str, float]]]:
-        """Return the most GPU memory used, GiB, and the parts of further steps; the process ends."""
+    def end(self) -> tuple[float | None, list[dict[str, float]], list[dict[str, float]]]:
+        """Return the most GPU memory used, GiB, seconds of further steps' parts and of what is beside; it ends."""
         self.connection.send(0)
         return self.connection.recv()
 
@@ -282,7 +302,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _, name in itertools.product(range(rounds), names):
         rates[name].append(contenders[name].rate(num_steps))
-    memory_gib, seconds = contenders[OURS].end()
+    memory_gib, seconds, beside = contenders[OURS].end()
     for name in names[1:]:
         contenders[name].end()
     shares = {part: statistics.median(each[part] / sum(each.values()) for each in seconds) for part in PARTS}
@@ -299,12 +319,15 @@ def main() -> None:
     for name, spread in ratios.items():
         print(f"  {name:<22} {spread['median']:9.2f} ({spread['min']:.2f} to {spread['max']:.2f})")
     print("  of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()))
+    alone_ms = {part: 1000 * statistics.median(each[part] for each in beside) for part in (beside or [{}])[0]}
+    if alone_ms:
+        print("  beside it, each alone: " + ", ".join(f"{part} {each:.1f} ms" for part, each in alone_ms.items()))
     epoch_h = IMAGENET_IMAGES / statistics.median(rates[OURS]) / 3600
     extra = "" if memory_gib is None else f", {memory_gib:.1f} GiB"
     print(f"  an epoch of ImageNet-1k on one such device: {epoch_h:.2f} h{extra}")
     if given.json:
         found = {"device": where, "batch": num, "mixed": setting.mixed, "memory_gib": memory_gib}
-        found |= {"ratios": ratios, "rates": rates, "shares": shares}
+        found |= {"ratios": ratios, "rates": rates, "shares": shares, "beside_ms": alone_ms}
         given.json.write_text(json.dumps(found, indent=1))
 
 

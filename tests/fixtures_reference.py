@@ -48,7 +48,8 @@ def reference_losses(shards: Path, *options: str, nudge: float = 0.0, draw: int 
                 num_warmup_steps=schedule.warmup_steps,
             )
         trainee.optimiser.zero_grad(set_to_none=True)
-        loss = trainee.losses(trainee.network, {k: torch.as_tensor(v) for k, v in batch.items()}, step)["loss"]
+        inputs = trainee.inputs({k: torch.as_tensor(v) for k, v in batch.items()})
+        loss = trainee.losses(trainee.network, inputs, step)["loss"]
         loss.backward()
         trainee.before_update(step)
         trainee.optimiser.step()

@@ -62,6 +62,9 @@ class _Saboteur:
         self.trainee, self.plan, self.world = trainee, plan, world
         self.network, self.optimiser = trainee.network, trainee.optimiser
 
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.trainee.inputs(batch)
+
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         losses = self.trainee.losses(network, batch, step)
         last = self.world.rank == self.world.size - 1

@@ -128,7 +128,7 @@ def _seconds(trainee: Trainee, arrays: dict[str, Any], world: World, precision: 
     for step in range(1 + _STEPS):
         if step == 1:
             started = time.perf_counter()
-        batch = to_device(arrays, world.device)
+        batch = trainee.inputs(to_device(arrays, world.device))
         trainee.optimiser.zero_grad(set_to_none=True)
         figures = backward(trainee, trainee.network, batch, step=step, share=1.0, world=world, precision=precision)
         figures["loss"].item()

@@ -1,7 +1,7 @@
 """Batch norm over the samples of all processes, on any device and backend.
 
-torch's own needs CUDA. Every statistic is weighted by its number of values, so uneven splits are exact: results equal
-those of one process with the joined batch.
+torch's own needs a GPU, where it has kernels for it. Every statistic is weighted by its number of values, so uneven
+splits are exact: results equal those of one process with the joined batch.
 """
 
 import torch
@@ -15,10 +15,15 @@ from luss_ray.nn.distributed import all_reduce_sum, world_size
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose training statistics are those of all processes' values; state and names of torch's.
 
-    With one process, and in `eval()`, it is torch's. Gradients are those of the sum of all processes' losses with
-    respect to the local input, and of the local loss with respect to weight and bias, which the averaging of
-    gradients over processes expects.
+    With one process, and in `eval()`, it is torch's plain one; on GPUs torch's own over processes, from which it isn't
+    derived, since torch refuses that on a CPU. Gradients are those of the sum of all processes' losses with respect to
+    the local input, and of the local loss with respect to weight and bias, which the averaging of gradients over
+    processes expects.
     """
+
+    process_group = None
+    """All processes; read by torch's."""
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def _check_input_dim(self, input: Tensor) -> None:
         assert input.dim() >= 2, "batch norm takes (B, C, …)"
@@ -27,6 +32,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Return the normalised input."""
         if not self.training or world_size() == 1:
             return super().forward(input)
+        if input.is_cuda:
+            return nn.SyncBatchNorm.forward(self, input)  # pyright: ignore[reportArgumentType]
         mean, variance, count = _statistics(input.detach())
         self._track(mean, variance, count)
         return _Normalise.apply(input, self.weight, self.bias, mean, variance, count, self.eps)  # pyright: ignore[reportReturnType]

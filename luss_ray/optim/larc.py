@@ -80,10 +80,25 @@ def _scaled(gradients: list[Tensor], parameters: list[Tensor], decay: float, tru
     """Return the scaled gradients; norms stay on the device, so nothing waits for it."""
     of_parameters = torch.stack(torch._foreach_norm(parameters))
     of_gradients = torch.stack(torch._foreach_norm(gradients))
-    scaled = (of_parameters > 0) & (of_gradients > 0)
-    rates = torch.where(scaled, trust * of_parameters / (of_gradients + decay * of_parameters + 1e-8), 1.0)
-    decays = (decay * scaled).to(rates)
-    updates = torch._foreach_mul(parameters, list(decays.unbind()))
-    torch._foreach_add_(updates, gradients)
-    torch._foreach_mul_(updates, list(rates.unbind()))
-    return list(updates)
+    rates = trust * of_parameters / (of_gradients + decay * of_parameters + 1e-8)
+    rates = torch.where(of_parameters > 0, rates, 1.0).where(of_gradients > 0, 0.0)
+    updates = list(torch._foreach_add(gradients, parameters, alpha=decay))
+    torch._foreach_mul_(updates, filled(rates, updates) if rates.is_cuda else list(rates.unbind()))
+    return updates
+
+
+def filled(values: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Return tensors of the same sizes and memory orders as others, the i-th filled with the i-th value.
+
+    On a GPU a product of lists of these takes a few kernels; one with a list of scalars, a kernel for each.
+
+    Args:
+        values: as many as there are tensors.
+        like: dense tensors on the same device.
+    """
+    sizes = [tensor.numel() for tensor in like]
+    repeats = torch.tensor(sizes).to(values.device, non_blocking=True)
+    flat = values.repeat_interleave(repeats, output_size=sum(sizes))
+    return [
+        part.as_strided(tensor.shape, tensor.stride()) for part, tensor in zip(flat.split(sizes), like, strict=True)
+    ]

@@ -65,6 +65,10 @@ class FinetuneTrainee:
         epochs = [search.every_epochs * (number + 1) for number in range(search.times)]
         self.search_steps = {epoch * plan.num_rows // plan.global_batch for epoch in epochs}
 
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch with its crops coloured."""
+        return batch | {"crop": self._coloured(batch)}
+
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return `loss`: cross-entropy of the labels; and `dilation`, the mean of those being searched."""
         settings = self.recipe.finetune
@@ -73,7 +77,7 @@ class FinetuneTrainee:
                 convolution.search()
         if self.recipe.backbone.drop_path:
             torch.manual_seed(int(generator(self.recipe.seed, DROP_PATH, step, self.rank).integers(2**63)))
-        logits = network(self._coloured(batch))
+        logits = network(batch["crop"])
         labels = batch["label"].long()
         loss = segmentation_loss(logits, labels, ignore=self.ignore, upsampling=settings.loss_upsampling)
         if not self.searching:

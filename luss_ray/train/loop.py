@@ -1,5 +1,6 @@
 """The one step loop: pretraining, pixel attention and fine-tuning all run through `Trainer`."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from luss_ray.train.figures import METRICS, Figures
 from luss_ray.train.ledger import CHECKPOINTS, NOT_FINITE, write_consumption, write_not_finite
 from luss_ray.train.optimiser import RATE
 from luss_ray.train.stall import StallGuard
-from luss_ray.train.step import GRADIENT_NORM, Precision, backward, compile_network, to_device
+from luss_ray.train.step import GRADIENT_NORM, Precision, backward, compile_network, prepared
 from luss_ray.train.trainee import Trainee, World
 
 _ASK_EVERY_S = 2.0
@@ -99,12 +100,13 @@ class Trainer:
     def take_steps(self) -> None:
         """Take every remaining step."""
         network = self.parallel()
-        for batch in self.figures.noting_waits(self.batches):
-            self.account(batch)
-            wishes = self.take_step(network, to_device(batch, self.world.device))
-            self.guard.alive()
-            if self.step < self.plan.num_steps:
-                self.fulfil(wishes)
+        with contextlib.closing(prepared(self.batches, self.trainee, self.world.device)) as coming:
+            for batch, inputs in self.figures.noting_waits(coming):
+                self.account(batch)
+                wishes = self.take_step(network, inputs)
+                self.guard.alive()
+                if self.step < self.plan.num_steps:
+                    self.fulfil(wishes)
 
     def stream(self) -> Iterator[Batch]:
         """Return this worker's part of the remaining global batches."""

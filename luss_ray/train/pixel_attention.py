@@ -11,7 +11,7 @@ from luss_ray.nn.checkpoint import PROJECTION_HEAD, load_backbone
 from luss_ray.nn.models import PixelAttentionModel
 from luss_ray.train.optimiser import make_optimiser
 from luss_ray.train.swapped import CodeBook, of_ln_k
-from luss_ray.train.views import coloured_crops
+from luss_ray.train.views import coloured_crops, crops_of
 
 
 def pixel_attention_model(recipe: Recipe) -> PixelAttentionModel:
@@ -41,10 +41,14 @@ class PixelAttentionTrainee:
         self.prototypes = self.network.prototypes
         self.optimiser = make_optimiser(self.network, self.settings.optimisation)
 
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch with its crops coloured."""
+        return batch | coloured_crops(batch, self.settings.crops, self.seed)
+
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return `loss`: swapped prediction of attention-weighted embeddings."""
         self.prototypes.normalise_()
-        embeddings, scores = network(coloured_crops(batch, self.settings.crops, self.seed))
+        embeddings, scores = network(crops_of(batch, self.settings.crops))
         codes, figures = self.code_book.codes(embeddings, self.prototypes, step)
         loss = swap_loss(scores, codes, temperature=self.code_book.settings.temperature)
         return {"loss": loss} | figures | of_ln_k(loss, codes.shape[-1])

@@ -14,7 +14,7 @@ from luss_ray.nn.batch_norm import convert
 from luss_ray.nn.models import PretrainModel, PretrainOutput
 from luss_ray.train.optimiser import make_optimiser
 from luss_ray.train.swapped import CodeBook, of_ln_k
-from luss_ray.train.views import coloured_crops
+from luss_ray.train.views import coloured_crops, crops_of
 
 
 def pretrain_model(recipe: Recipe) -> PretrainModel:
@@ -42,11 +42,19 @@ class Pretrainee:
         self.prototypes = self.network.prototypes
         self.optimiser = make_optimiser(self.network, self.settings.optimisation)
 
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch with its crops coloured, and the `grids` that pixels are compared on."""
+        made = batch | coloured_crops(batch, self.settings.crops, self.seed)
+        if self.settings.pixel_to_pixel:
+            geometry = batch["geometry"].numpy()
+            grids = pair_grid(geometry[:, 0], geometry[:, 1], self.settings.grid)
+            made["grids"] = torch.from_numpy(np.stack(grids)).to(self.code_book.world.device, non_blocking=True)
+        return made
+
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return `loss` and its parts."""
         self.prototypes.normalise_()
-        crops = coloured_crops(batch, self.settings.crops, self.seed)
-        output: PretrainOutput = network(crops, self._grids(batch))
+        output: PretrainOutput = network(crops_of(batch, self.settings.crops), batch.get("grids"))
         codes, figures = self.code_book.codes(output.embeddings, self.prototypes, step)
         temperature = self.code_book.settings.temperature
         image = swap_loss(output.scores, codes, temperature=temperature)
@@ -59,13 +67,6 @@ class Pretrainee:
             parts["p2p"] = pixel_to_pixel_loss(output.predictions, output.projections)
             total = total + self.settings.pixel_to_pixel * parts["p2p"]
         return {"loss": total} | parts | figures | of_ln_k(image, codes.shape[-1])
-
-    def _grids(self, batch: dict[str, Tensor]) -> Tensor | None:
-        if self.settings.pixel_to_pixel == 0:
-            return None
-        geometry = batch["geometry"].numpy()
-        grids = pair_grid(geometry[:, 0], geometry[:, 1], self.settings.grid)
-        return torch.from_numpy(np.stack(grids)).to(self.code_book.world.device, non_blocking=True)
 
     def before_update(self, step: int) -> None:
         """Keep the prototypes where they are during the first steps."""

@@ -3,7 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -90,6 +91,40 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
     }
 
 
+def prepared(
+    batches: Iterator[dict[str, Any]], trainee: Trainee, device: torch.device
+) -> Generator[tuple[dict[str, Any], dict[str, Tensor]], None, None]:
+    """Yield a stream's batches, each with the trainee's inputs made of it.
+
+    On a GPU they are made a step ahead, by a thread and on a stream of their own: pinning, copying and colouring go on
+    beside the step before. Close it before the stream.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch, trainee.inputs(to_device(batch, device))
+        return
+    beside = torch.cuda.Stream(device)
+
+    def prepare() -> tuple[dict[str, Any], dict[str, Tensor], torch.cuda.Event] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(beside):
+            return batch, trainee.inputs(to_device(batch, device)), beside.record_event()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
+        coming = pool.submit(prepare)
+        while found := coming.result():
+            coming = pool.submit(prepare)
+            batch, inputs, made = found
+            computing = torch.cuda.current_stream(device)
+            computing.wait_event(made)
+            for tensor in inputs.values():
+                if tensor.is_cuda:
+                    tensor.record_stream(computing)  # its memory is free again when the step is done with it
+            yield batch, inputs
+
+
 def backward(
     trainee: Trainee,
     network: nn.Module,
@@ -110,7 +145,7 @@ def backward(
     Args:
         trainee: what learns.
         network: its network, possibly wrapped for data parallelism.
-        batch: of `to_device`.
+        batch: the trainee's inputs.
         step: the global step.
         share: of the global batch that this rank has, in (0, 1].
         world: this rank.
@@ -123,6 +158,11 @@ def backward(
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     figures = losses | {GRADIENT_NORM: torch.nn.utils.get_total_norm(gradients)}
     return {name: value.detach() * share for name, value in figures.items()}
+
+
+def tune(device: torch.device) -> None:
+    """Have cuDNN try its algorithms at the first step: all steps have the same sizes."""
+    torch.backends.cudnn.benchmark = device.type == "cuda"
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:

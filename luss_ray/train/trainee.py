@@ -40,12 +40,22 @@ class Trainee(Protocol):
     """All weights, trained and frozen; its state dict is what the stage leaves behind."""
     optimiser: torch.optim.Optimizer
 
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch as `losses` takes it, its crops coloured: a function of the batch and of settings alone.
+
+        On a GPU this is called a step ahead, in a thread and on a stream of its own.
+
+        Args:
+            batch: the stream's arrays as tensors; pixels and labels on the device.
+        """
+        ...
+
     def losses(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return scalars for this rank's samples, means over them: `loss` is what is minimised, the rest is watched.
 
         Args:
             network: `self.network`, possibly wrapped for data parallelism; called exactly once.
-            batch: the stream's arrays as tensors; pixels and labels on the device.
+            batch: of `inputs`.
             step: the global step.
         """
         ...

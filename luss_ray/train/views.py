@@ -30,8 +30,8 @@ class MultiCrop:
         return {f"crops_{kind}": part for kind, part in enumerate(parts)} | {"geometry": geometry}
 
 
-def coloured_crops(batch: dict[str, Tensor], crops: Crops, seed: int) -> list[Tensor]:
-    """Return the network's input, a float tensor per resolution, crop-major: (V n, 3, H, W).
+def coloured_crops(batch: dict[str, Tensor], crops: Crops, seed: int) -> dict[str, Tensor]:
+    """Return the network's input, a float tensor `crops_<kind>` per resolution, crop-major: (V n, 3, H, W).
 
     Args:
         batch: `crops_<kind>` (n, V, H, W, 3) on the device, `epoch` and `row` (n,) on the host.
@@ -41,10 +41,15 @@ def coloured_crops(batch: dict[str, Tensor], crops: Crops, seed: int) -> list[Te
     num_crops = 2 + crops.num_local
     draws = uniforms(seed, COLOURS, batch["epoch"].tolist(), batch["row"].tolist(), num_crops * COLOUR_DRAWS)
     crop_major = draws.reshape(len(draws), num_crops, COLOUR_DRAWS).transpose(1, 0, 2)
-    inputs, used = [], 0
+    inputs, used = {}, 0
     for kind, spec in enumerate(crops.specs()):
         params = draw_colour(crop_major[used : used + spec.num].reshape(-1, COLOUR_DRAWS), crops.colour)
-        pixels = batch[f"crops_{kind}"].transpose(0, 1).flatten(0, 1)
-        inputs.append(augment(pixels, params, crops.colour))
+        name = f"crops_{kind}"
+        inputs[name] = augment(batch[name].transpose(0, 1).flatten(0, 1), params, crops.colour)
         used += spec.num
     return inputs
+
+
+def crops_of(batch: dict[str, Tensor], crops: Crops) -> list[Tensor]:
+    """Return a batch's crops, a tensor per resolution."""
+    return [batch[f"crops_{kind}"] for kind, _ in enumerate(crops.specs())]

@@ -18,6 +18,7 @@ from luss_ray.train.ledger import STALLS
 from luss_ray.train.loop import Trainer
 from luss_ray.train.refusals import user_errors
 from luss_ray.train.stall import StallGuard
+from luss_ray.train.step import tune
 from luss_ray.train.trainee import World
 
 
@@ -51,6 +52,7 @@ def _join_world(num_threads: int) -> World:
     if device.type == "cpu":
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         torch.set_num_threads(num_threads)
+    tune(device)
     return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 

@@ -1,6 +1,7 @@
 """Results don't depend on the number of processes: two and three gloo processes against one with the joined batch.
 
-The file is also the program of those processes: `python test_world_size.py FOLDER`.
+All of them compute on the first GPU where there is one. The file is also the program of those processes:
+`python test_world_size.py FOLDER`.
 """
 
 import multiprocessing
@@ -26,6 +27,7 @@ from luss_ray.nn.models import PretrainModel
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.optim.larc import Larc
 
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 GLOBAL_BATCH, NUM_STEPS, WORLDS = 7, 3, (2, 3)
 NET = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 6, 8, 8), strides=(1, 2, 2, 1), stem="small")
 
@@ -46,14 +48,14 @@ def own_rows():
 
 
 def drawn(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def norm_experiment(shape, *, offset=0.0, affine=True, dtype=torch.float32):
     """Return output, input gradient, parameter gradients and running statistics of one batch norm, all rows."""
     values, direction = drawn(*shape, seed=1) + offset, drawn(*shape, seed=2)
     norm = convert(torch.nn.BatchNorm2d(shape[1], affine=affine) if len(shape) == 4 else torch.nn.BatchNorm1d(shape[1]))
-    assert isinstance(norm, SyncBatchNorm)
+    assert isinstance(norm.to(DEVICE), SyncBatchNorm)
     if affine:
         with torch.no_grad():
             norm.weight.copy_(drawn(shape[1], seed=3))
@@ -72,11 +74,11 @@ def training_experiment():
     """Return losses, codes, queue and weights of some training steps, prototypes frozen in the first."""
     torch.manual_seed(0)
     model = PretrainModel(NET, hidden=12, num_prototypes=9, embedding_dim=8)
-    model = convert(model)
+    model = convert(model).to(DEVICE)
     assert isinstance(model, PretrainModel)
     parallel = DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
     optimiser = Larc(model.parameters(), 0.6)
-    queue = EmbeddingQueue(10, 8)
+    queue = EmbeddingQueue(10, 8, device=DEVICE)
     sizes, rows = split(world_size()), own_rows()
     n_local = sizes[rank()]
     result = {}
@@ -112,7 +114,7 @@ def training_experiment():
 
 def reduce_experiment():
     """Return sum and gradient of the sum of all processes' losses; one row more on each process's rank."""
-    mine = torch.full((2,), float(rank() + 1), requires_grad=True)
+    mine = torch.full((2,), float(rank() + 1), device=DEVICE, requires_grad=True)
     (all_reduce_sum(mine) * (rank() + 1)).sum().backward()
     return {"gradient": mine.grad, "sum": all_reduce_sum(mine.detach())}
 
@@ -214,7 +216,7 @@ def work(own_rank, world, folder):
 
 def main(folder):
     """Fork all processes of all worlds from this one, which has imported torch but not used it."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn" if DEVICE != "cpu" else "fork")
     processes = [context.Process(target=work, args=(r, w, folder), daemon=True) for w in WORLDS for r in range(w)]
     for process in processes:
         process.start()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from luss_ray.optim.larc import Larc
+from luss_ray.optim.larc import Larc, filled
 
 
 def test_equals_the_published_trajectory(golden):
@@ -85,3 +85,29 @@ def test_state_round_trip_continues_bit_for_bit():
 def test_closure_gives_the_loss():
     weight = parameter([1.0], [1.0])
     assert Larc([weight], 0.1).step(lambda: 4.5) == 4.5
+
+
+def test_filled_has_sizes_and_memory_orders_of_others():
+    like = [torch.empty(4, 3, 2, 5).to(memory_format=torch.channels_last), torch.empty(7), torch.empty(())]
+    for number, tensor in enumerate(filled(torch.tensor([1.0, 2.0, 3.0]), like)):
+        assert tensor.shape == like[number].shape and tensor.stride() == like[number].stride()
+        assert (tensor == number + 1.0).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_steps_on_a_gpu_equal_those_on_a_cpu():
+    generator, starts = torch.Generator().manual_seed(0), [(4, 3, 3, 3), (4,), (5, 4), (6,)]
+    values = [torch.randn(shape, generator=generator) for shape in starts]
+    values[3].zero_()
+    gradients = [[torch.randn(shape, generator=generator) for shape in starts] for _ in range(4)]
+    ends = []
+    for device in ("cpu", "cuda"):
+        parameters = [torch.nn.Parameter(value.to(device, copy=True)) for value in values]
+        optimiser = Larc(parameters, 0.6, weight_decay=0.1)
+        for step in gradients:
+            for place, (parameter, gradient) in enumerate(zip(parameters, step, strict=True)):
+                parameter.grad = gradient.to(device) * (place != 1)
+            optimiser.step()
+        ends.append([parameter.detach().cpu() for parameter in parameters])
+    for ours, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)

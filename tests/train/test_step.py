@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,12 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from luss_ray.config.recipe import Recipe
 from luss_ray.config.recipes import demo
+from luss_ray.core.errors import UserError
 from luss_ray.data import augment
 from luss_ray.data.plan import Plan
 from luss_ray.train.finetune import FinetuneTrainee
 from luss_ray.train.pixel_attention import PixelAttentionTrainee
 from luss_ray.train.pretrain import Pretrainee, pretrain_model
-from luss_ray.train.step import GRADIENT_NORM, Precision, backward, to_device
+from luss_ray.train.step import GRADIENT_NORM, Precision, backward, prepared, to_device
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import Trainee, World
 
@@ -92,7 +93,7 @@ def train(build: Build, recipe: Recipe, world: World, precision: Precision | Non
     share, found = (rows.stop - rows.start) / BATCH, []
     for step in range(STEPS):
         trainee.optimiser.zero_grad(set_to_none=True)
-        batch = batch_of(recipe, step, rows)
+        batch = trainee.inputs(batch_of(recipe, step, rows))
         figures = backward(trainee, network, batch, step=step, share=share, world=world, precision=precision)
         sums = world.sum(torch.stack([value.float() for value in figures.values()])).tolist()
         trainee.before_update(step)
@@ -130,6 +131,38 @@ def test_two_workers_take_the_steps_of_one(two_workers, stage: str, variant: str
     assert two_workers[f"{stage}/{variant}"][0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-4)
 
 
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("stage", BUILDS)
+def test_prepared_batches_are_the_streams_in_its_order(stage: str, device: str) -> None:
+    """Each with the trainee's inputs of it, though on a GPU they are made beside other work; a fault comes through."""
+
+    def stream() -> Iterator[dict[str, np.ndarray]]:
+        for step in range(5):
+            yield {name: tensor.numpy() for name, tensor in batch_of(small(), step, slice(0, BATCH)).items()}
+        raise UserError("the stream breaks")
+
+    world = World(rank=0, size=1, device=torch.device(device))
+    trainee, reference = BUILDS[stage](small(), world), BUILDS[stage](small(), alone())
+    coming = prepared(stream(), trainee, world.device)
+    for step in range(5):
+        batch, inputs = next(coming)
+        assert (batch["label"] == batch_of(small(), step, slice(0, BATCH))["label"].numpy()).all()
+        busy = torch.randn(2000, 2000, device=device)
+        (busy @ busy).sum()
+        expected = reference.inputs(batch_of(small(), step, slice(0, BATCH)))
+        assert inputs.keys() == expected.keys()
+        for name, tensor in inputs.items():
+            torch.testing.assert_close(tensor.cpu().double(), expected[name].double(), rtol=1e-4, atol=1e-3)
+    with pytest.raises(UserError, match="the stream breaks"):
+        next(coming)
+
+
 def scaled(dtype: torch.dtype, scale: float) -> Precision:
     """Return a precision whose loss scale, if it has one, is given."""
     precision = Precision(alone().device, dtype)
@@ -161,7 +194,7 @@ class TestOverflow:
         for step in range(num):
             before = [parameter.detach().clone() for parameter in trainee.network.parameters()]
             trainee.optimiser.zero_grad(set_to_none=True)
-            batch, scale = batch_of(small(), step, slice(0, BATCH)), precision.scale
+            batch, scale = trainee.inputs(batch_of(small(), step, slice(0, BATCH))), precision.scale
             shares = backward(trainee, trainee.network, batch, step=step, share=1.0, world=alone(), precision=precision)
             overflowed = precision.overflowed({name: float(value) for name, value in shares.items()})
             precision.update(trainee.optimiser)
