@@ -36,7 +36,7 @@ def gather(runs: list[Location]) -> Curves:
     """Return (step, mean, smallest, largest) over the runs, for each stage and figure that there is."""
     found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        for stage in STAGES:
+        for stage in (stage for stage in STAGES if (run / stage).exists(METRICS)):
             rows = [json.loads(line) for line in (run / stage / METRICS).read().splitlines()]
             for figure in FIGURES:
                 for step, value in smoothed(rows, figure).items():
@@ -57,9 +57,11 @@ def write_table(curves: Curves, path: Path) -> None:
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Draw a panel for each figure of each stage."""
-    figure, panels = plt.subplots(len(STAGES), len(FIGURES), figsize=(15, 7.5), layout="constrained")
-    for row, stage in zip(panels, STAGES, strict=True):
+    """Draw a panel for each figure of each stage that there is."""
+    stages = [stage for stage in STAGES if (stage, "loss") in curves]
+    size = (15, 2.5 * len(stages))
+    figure, panels = plt.subplots(len(stages), len(FIGURES), figsize=size, layout="constrained", squeeze=False)
+    for row, stage in zip(panels, stages, strict=True):
         for panel, name in zip(row, FIGURES, strict=True):
             points = np.array(curves.get((stage, name), []))
             if not len(points):

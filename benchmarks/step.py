@@ -10,11 +10,13 @@ of its own:
 - `ours`: the product's own step, in the precision that its recipe takes on this device, and with the settings of the
   memory allocator that the product's workers have
 - `plain_float32`, `plain_autocast`: `step_plain.py`, the same step as one writes it down first
+- `plain_coloured`: the plain step in our precision without its augmentation, on crops that are coloured already
 - `bare`: forward and backward of the network alone, in our precision and memory order, on crops that are floats already
 - `bare_tuned`: the same with the allocator's settings of `ours`
 - `compiled`, with `--compile`: ours after `torch.compile`, as the jobs' `--compile` has it
 
-`vs_eager` is ours over the plain step in the same precision (images/s), `of_bare_network` and `of_bare_network_tuned`
+`vs_eager` is ours over the plain step in the same precision (images/s), `vs_eager_coloured` ours, colours and all, over
+the plain step without them, `of_bare_network` and `of_bare_network_tuned`
 are ours over the bare network's. Then the parts of our step, each waited for. On a GPU copying and
 colouring the next batch go on beside them: what these take alone is told apart.
 """
@@ -54,7 +56,8 @@ PRESETS = {"demo": ("demo", 64), "resnet50": ("imagenet-s-300", 128)}
 IMAGENET_IMAGES = 1_281_167
 LATE = 10**6
 """A step after which the queue is in use and the prototypes learn."""
-PLAIN_FLOAT32, PLAIN_AUTOCAST, BARE, BARE_TUNED = "plain_float32", "plain_autocast", "bare", "bare_tuned"
+PLAIN_FLOAT32, PLAIN_AUTOCAST, PLAIN_COLOURED = "plain_float32", "plain_autocast", "plain_coloured"
+BARE, BARE_TUNED = "bare", "bare_tuned"
 OURS, COMPILED = "ours", "compiled"
 TUNED = (OURS, COMPILED, BARE_TUNED)
 """Contenders whose process has the allocator's settings that importing the product leaves to its workers."""
@@ -211,9 +214,14 @@ class Setting:
         if name in {BARE, BARE_TUNED}:
             return bare_network(recipe, batch, device, mixed=self.mixed)
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()} | {"grids": to_grids(recipe, batch)}
-        model, mixed = pretrain_model(recipe), name == PLAIN_AUTOCAST
+        model, coloured = pretrain_model(recipe), name == PLAIN_COLOURED
         assert isinstance(model, PretrainModel)
-        plain = PlainStep(recipe, model, device, mixed=mixed, queue_length=recipe.pretrain.queue.length)
+        mixed = self.mixed if coloured else name == PLAIN_AUTOCAST
+        length = recipe.pretrain.queue.length
+        plain = PlainStep(recipe, model, device, mixed=mixed, queue_length=length, coloured=coloured)
+        if coloured:
+            found = coloured_crops(to_device(batch, device), recipe.pretrain.crops, 0)
+            tensors |= {name: crops.contiguous() for name, crops in found.items()}
         return lambda: plain(tensors)
 
 
@@ -294,7 +302,7 @@ def main() -> None:
     device = setting.device
     able = half_precision(device) is torch.bfloat16
     setting = replace(setting, mixed=recipe.mixed_precision and able)
-    names = [OURS, PLAIN_FLOAT32, *([PLAIN_AUTOCAST] if able else []), BARE, BARE_TUNED]
+    names = [OURS, PLAIN_FLOAT32, *([PLAIN_AUTOCAST] if able else []), PLAIN_COLOURED, BARE, BARE_TUNED]
     names += [COMPILED] if given.compile else []
     contenders = {name: Contender(name, setting) for name in names}
     for contender in contenders.values():
@@ -307,6 +315,7 @@ def main() -> None:
         contenders[name].end()
     shares = {part: statistics.median(each[part] / sum(each.values()) for each in seconds) for part in PARTS}
     peers = {"vs_eager": PLAIN_AUTOCAST if setting.mixed else PLAIN_FLOAT32, "vs_eager_float32": PLAIN_FLOAT32}
+    peers["vs_eager_coloured"] = PLAIN_COLOURED
     peers |= {"of_bare_network": BARE, "of_bare_network_tuned": BARE_TUNED}
     peers |= {"vs_compiled": COMPILED} if given.compile else {}
     ratios = {

@@ -50,12 +50,20 @@ class PlainStep:
         device: where it runs.
         mixed: autocast to bfloat16.
         queue_length: rows of each crop's queue, which is full from the start.
+        coloured: crops come coloured and normalised, on the device: no augmentation is done here.
     """
 
     def __init__(
-        self, recipe: Recipe, model: PretrainModel, device: torch.device, *, mixed: bool, queue_length: int
+        self,
+        recipe: Recipe,
+        model: PretrainModel,
+        device: torch.device,
+        *,
+        mixed: bool,
+        queue_length: int,
+        coloured: bool = False,
     ) -> None:
-        self.recipe, self.device, self.mixed = recipe, device, mixed
+        self.recipe, self.device, self.mixed, self.coloured = recipe, device, mixed, coloured
         self.model = model.to(device).train()
         self.augment = transforms(recipe.pretrain.crops.colour)
         schedule = recipe.pretrain.optimisation
@@ -82,6 +90,8 @@ class PlainStep:
         return values
 
     def _augmented(self, crops: Tensor) -> Tensor:
+        if self.coloured:
+            return crops
         crop_major = crops.transpose(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
         return torch.stack([self.augment(crop) for crop in crop_major])
 

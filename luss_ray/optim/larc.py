@@ -3,6 +3,7 @@
 # torch's own optimisers are built on these `_foreach` functions.
 # pyright: reportPrivateImportUsage=false
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -96,9 +97,12 @@ def filled(values: Tensor, like: list[Tensor]) -> list[Tensor]:
         values: as many as there are tensors.
         like: dense tensors on the same device.
     """
-    sizes = [tensor.numel() for tensor in like]
-    repeats = torch.tensor(sizes).to(values.device, non_blocking=True)
-    flat = values.repeat_interleave(repeats, output_size=sum(sizes))
-    return [
-        part.as_strided(tensor.shape, tensor.stride()) for part, tensor in zip(flat.split(sizes), like, strict=True)
-    ]
+    sizes = tuple(tensor.numel() for tensor in like)
+    parts = values[_places(sizes, values.device)].split(sizes)
+    return [part.as_strided(tensor.shape, tensor.stride()) for part, tensor in zip(parts, like, strict=True)]
+
+
+@functools.lru_cache(maxsize=4)
+def _places(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return each number below `len(sizes)` as often as its size says."""
+    return torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes)).to(device)

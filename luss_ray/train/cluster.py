@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+import torch
 from ray._private.state import state
 
 from luss_ray.core.errors import UserError
 
 _MAX_LOADERS = 14
 _OBJECT_STORE_BYTES = 1 << 30
+"""Of a machine without GPUs, whose loaders are few. With less than they fill at once they wait for room, one by one."""
 _LOGICAL_CPUS = 8
 ON_CPUS = "LUSS_RAY_ON_CPUS"
 """Set by infra/on_gpus.py where no GPU was asked for."""
@@ -68,7 +70,7 @@ def join(log_file: Path) -> None:
     ray.init(
         address="local",  # and not some cluster that happens to run on this machine
         num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),
-        object_store_memory=_OBJECT_STORE_BYTES,
+        object_store_memory=None if torch.cuda.is_available() else _OBJECT_STORE_BYTES,  # None: 30 % of the memory
         include_dashboard=False,
         **quiet,
     )

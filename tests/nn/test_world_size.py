@@ -27,6 +27,7 @@ from luss_ray.nn.models import PretrainModel
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.optim.larc import Larc
 
+torch.backends.cudnn.allow_tf32 = False
 DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 GLOBAL_BATCH, NUM_STEPS, WORLDS = 7, 3, (2, 3)
 NET = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 6, 8, 8), strides=(1, 2, 2, 1), stem="small")
