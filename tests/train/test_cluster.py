@@ -53,3 +53,17 @@ def test_a_cluster_whose_gpus_are_not_there_yet_is_not_taken_for_one_without(in_
     assert cluster.resources(None).use_gpu
     in_cluster(16, possible={"CPU": 512})
     assert not cluster.resources(None).use_gpu
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_loaders_of_a_gpu_have_room_for_their_batches(gpu: bool, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """With 1 GiB fourteen loaders of 160 px crops waited for each other, and the GPU for them."""
+    asked = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # which is set where it isn't, and is undone so
+    monkeypatch.setattr(cluster, "_send_chatter_to", lambda _: None)
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.update(given))
+    cluster.join(tmp_path / "log")
+    assert asked["object_store_memory"] == (None if gpu else 1 << 30)
