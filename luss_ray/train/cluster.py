@@ -67,6 +67,7 @@ def join(log_file: Path) -> None:
         _keep_here()
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine won't be taken from under itself
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a stage's end is noticed so much later at most
     ray.init(
         address="local",  # and not some cluster that happens to run on this machine
         num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),

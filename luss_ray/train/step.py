@@ -106,11 +106,14 @@ def prepared(
     beside = torch.cuda.Stream(device)
 
     def prepare() -> tuple[dict[str, Any], dict[str, Tensor], torch.cuda.Event] | None:
+        made = torch.cuda.Event()
         batch = next(batches, None)
         if batch is None:
             return None
         with torch.cuda.stream(beside):
-            return batch, trainee.inputs(to_device(batch, device)), beside.record_event()
+            inputs = trainee.inputs(to_device(batch, device))
+            made.record(beside)
+        return batch, inputs, made
 
     with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
         coming = pool.submit(prepare)

@@ -60,7 +60,8 @@ def test_loaders_of_a_gpu_have_room_for_their_batches(gpu: bool, monkeypatch: py
     """With 1 GiB fourteen loaders of 160 px crops waited for each other, and the GPU for them."""
     asked = {}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # which is set where it isn't, and is undone so
+    for name in ("ENABLE_PREEMPTION_WATCHER", "HEALTH_CHECK_INTERVAL_S"):
+        monkeypatch.setenv(f"RAY_TRAIN_{name}", "0")  # which is set where it isn't, and is undone so
     monkeypatch.setattr(cluster, "_send_chatter_to", lambda _: None)
     monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
