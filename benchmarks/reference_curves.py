@@ -41,6 +41,8 @@ def gather(runs: list[Location]) -> Curves:
             for figure in FIGURES:
                 for step, value in smoothed(rows, figure).items():
                     found[stage, figure][step].append(value)
+    if not found:
+        raise SystemExit(f"no {METRICS} of any stage below {', '.join(run.uri for run in runs)}")
     return {
         name: [(step, float(np.mean(v)), min(v), max(v)) for step, v in sorted(steps.items())]
         for name, steps in found.items()

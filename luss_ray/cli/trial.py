@@ -1,5 +1,7 @@
 """A few steps of a recipe's training on made-up pixels: how long a step takes here, and how much of a GPU's memory."""
 
+import contextlib
+import itertools
 import os
 import resource
 import sys
@@ -16,7 +18,7 @@ from luss_ray.data.plan import Plan
 from luss_ray.protocols.rules import ANNOTATED
 from luss_ray.train.finetune import FinetuneTrainee, segmentation_model
 from luss_ray.train.pretrain import Pretrainee
-from luss_ray.train.step import Precision, backward, to_device
+from luss_ray.train.step import Precision, backward, prepared, tune
 from luss_ray.train.swapped import CodeBook
 from luss_ray.train.trainee import Trainee, World
 
@@ -124,13 +126,14 @@ def _finetuning(recipe: Recipe, num_categories: int, plan: Plan, world: World) -
 
 def _seconds(trainee: Trainee, arrays: dict[str, Any], world: World, precision: Precision) -> float:
     """Return the seconds of a step, after one that warms up."""
+    tune(world.device)
     started = time.perf_counter()
-    for step in range(1 + _STEPS):
-        if step == 1:
-            started = time.perf_counter()
-        batch = trainee.inputs(to_device(arrays, world.device))
-        trainee.optimiser.zero_grad(set_to_none=True)
-        figures = backward(trainee, trainee.network, batch, step=step, share=1.0, world=world, precision=precision)
-        figures["loss"].item()
-        precision.update(trainee.optimiser)
-    return (time.perf_counter() - started) / _STEPS
+    with contextlib.closing(prepared(itertools.repeat(arrays), trainee, world.device)) as coming:
+        for step, (_, inputs) in zip(range(1 + _STEPS), coming, strict=False):
+            if step == 1:
+                started = time.perf_counter()
+            trainee.optimiser.zero_grad(set_to_none=True)
+            figures = backward(trainee, trainee.network, inputs, step=step, share=1.0, world=world, precision=precision)
+            figures["loss"].item()
+            precision.update(trainee.optimiser)
+        return (time.perf_counter() - started) / _STEPS

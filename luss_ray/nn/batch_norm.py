@@ -15,8 +15,8 @@ from luss_ray.nn.distributed import all_reduce_sum, world_size
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose training statistics are those of all processes' values; state and names of torch's.
 
-    With one process, and in `eval()`, it is torch's plain one; on GPUs torch's own over processes, from which it isn't
-    derived, since torch refuses that on a CPU. Gradients are those of the sum of all processes' losses with respect to
+    With one process, and in `eval()`, it is torch's plain one. On GPUs it runs torch's own SyncBatchNorm, without being
+    one, since that refuses CPUs. Gradients are those of the sum of all processes' losses with respect to
     the local input, and of the local loss with respect to weight and bias, which the averaging of gradients over
     processes expects.
     """

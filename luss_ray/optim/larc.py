@@ -98,11 +98,11 @@ def filled(values: Tensor, like: list[Tensor]) -> list[Tensor]:
         like: dense tensors on the same device.
     """
     sizes = tuple(tensor.numel() for tensor in like)
-    parts = values[_places(sizes, values.device)].split(sizes)
+    parts = values.index_select(0, _places(sizes, values.device)).split(sizes)
     return [part.as_strided(tensor.shape, tensor.stride()) for part, tensor in zip(parts, like, strict=True)]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)
 def _places(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Return each number below `len(sizes)` as often as its size says."""
     return torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes)).to(device)

@@ -58,12 +58,19 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give back to `optimiser` what `optimiser_tensors` took."""
+    """Give back to `optimiser` what `optimiser_tensors` took, in the memory order of its parameters.
+
+    Without that its functions on lists of tensors would go through them one by one on a GPU.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, own in optimiser.state.items():
+        for name, value in own.items():
+            if value.shape == parameter.shape:
+                own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class CheckpointStore:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-import torch
 from ray._private.state import state
 
 from luss_ray.core.errors import UserError
 
 _MAX_LOADERS = 14
 _OBJECT_STORE_BYTES = 1 << 30
-"""Of a machine without GPUs, whose loaders are few. With less than they fill at once they wait for room, one by one."""
+"""Of a machine without GPUs. Loaders wait for each other where it holds less than they fill at once, which a CPU's
+training is too slow to notice."""
 _LOGICAL_CPUS = 8
 ON_CPUS = "LUSS_RAY_ON_CPUS"
 """Set by infra/on_gpus.py where no GPU was asked for."""
@@ -68,10 +68,12 @@ def join(log_file: Path) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine won't be taken from under itself
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a stage's end is noticed so much later at most
+    import torch  # noqa: PLC0415  (it takes seconds)
+
     ray.init(
         address="local",  # and not some cluster that happens to run on this machine
         num_cpus=max(_LOGICAL_CPUS, os.cpu_count() or 1),
-        object_store_memory=None if torch.cuda.is_available() else _OBJECT_STORE_BYTES,  # None: 30 % of the memory
+        object_store_memory=None if torch.cuda.is_available() else _OBJECT_STORE_BYTES,  # None: as Ray has it
         include_dashboard=False,
         **quiet,
     )

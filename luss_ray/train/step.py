@@ -1,11 +1,12 @@
 """One step up to the gradients: what the loop does with a batch, without Ray, so that benchmarks do the very same."""
 
+import contextlib
 import math
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from luss_ray.core.errors import UserError
 from luss_ray.train.trainee import Trainee, World
 
+T = TypeVar("T")
 _ON_HOST = ("epoch", "row", "used_row", "geometry")
 """What says of a sample where it comes from; sizes and grids are made of it, and nothing should wait for a GPU then."""
 
@@ -106,26 +108,36 @@ def prepared(
     beside = torch.cuda.Stream(device)
 
     def prepare() -> tuple[dict[str, Any], dict[str, Tensor], torch.cuda.Event] | None:
-        made = torch.cuda.Event()
         batch = next(batches, None)
         if batch is None:
             return None
+        torch.cuda.set_device(beside.device)  # of this thread, which would else begin to use the first GPU
+        made = torch.cuda.Event()
         with torch.cuda.stream(beside):
             inputs = trainee.inputs(to_device(batch, device))
             made.record(beside)
         return batch, inputs, made
 
-    with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
-        coming = pool.submit(prepare)
-        while found := coming.result():
-            coming = pool.submit(prepare)
-            batch, inputs, made = found
+    with contextlib.closing(ahead(prepare)) as coming:
+        for batch, inputs, made in coming:
             computing = torch.cuda.current_stream(device)
             computing.wait_event(made)
             for tensor in inputs.values():
                 if tensor.is_cuda:
                     tensor.record_stream(computing)  # its memory is free again when the step is done with it
             yield batch, inputs
+
+
+def ahead(make: Callable[[], T | None]) -> Generator[T, None, None]:
+    """Yield what `make` returns, until that is None; the next is being made in a thread while one is in use.
+
+    Closed early, it waits for what is being made.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(make)
+        while (made := coming.result()) is not None:
+            coming = pool.submit(make)
+            yield made
 
 
 def backward(
@@ -164,7 +176,7 @@ def backward(
 
 
 def tune(device: torch.device) -> None:
-    """Have cuDNN try its algorithms at the first step: all steps have the same sizes."""
+    """Have cuDNN try its algorithms at the first step: the network sees the same sizes in all of them."""
     torch.backends.cudnn.benchmark = device.type == "cuda"
 
 

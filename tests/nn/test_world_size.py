@@ -27,7 +27,6 @@ from luss_ray.nn.models import PretrainModel
 from luss_ray.nn.resnet import ResNetArchitecture
 from luss_ray.optim.larc import Larc
 
-torch.backends.cudnn.allow_tf32 = False
 DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 GLOBAL_BATCH, NUM_STEPS, WORLDS = 7, 3, (2, 3)
 NET = ResNetArchitecture("basic", (1, 1, 1, 1), widths=(4, 6, 8, 8), strides=(1, 2, 2, 1), stem="small")
@@ -121,6 +120,14 @@ def reduce_experiment():
 
 
 def everything():
+    torch.backends.cudnn.allow_tf32, as_it_was = False, torch.backends.cudnn.allow_tf32
+    try:
+        return experiments()
+    finally:
+        torch.backends.cudnn.allow_tf32 = as_it_was
+
+
+def experiments():
     return {
         "norm2d": norm_experiment((GLOBAL_BATCH, 5, 3, 4)),
         "norm2d_far": norm_experiment((GLOBAL_BATCH, 5, 3, 4), offset=300.0, affine=False),
@@ -216,7 +223,7 @@ def work(own_rank, world, folder):
 
 
 def main(folder):
-    """Fork all processes of all worlds from this one, which has imported torch but not used it."""
+    """Start all processes of all worlds; on a CPU forked from this one, which has imported torch but not used it."""
     context = multiprocessing.get_context("spawn" if DEVICE != "cpu" else "fork")
     processes = [context.Process(target=work, args=(r, w, folder), daemon=True) for w in WORLDS for r in range(w)]
     for process in processes:

@@ -101,3 +101,17 @@ def test_an_optimiser_goes_on_as_if_nothing_had_happened(make):
         return [p.detach().clone() for p in net.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(trained(False), trained(True), strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda p: Larc(p, 0.1), torch.optim.AdamW])
+def test_an_optimisers_state_stands_in_memory_as_its_parameters(make):
+    net = nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last)
+    optimiser = make(list(net.parameters()))
+    net(torch.ones(1, 4, 5, 5)).square().sum().backward()
+    optimiser.step()
+    stored = {name: value.contiguous() for name, value in optimiser_tensors(optimiser).items()}
+    load_optimiser(optimiser, stored)
+    for parameter, state in optimiser.state.items():
+        moments = [value for value in state.values() if value.shape == parameter.shape]
+        assert moments and all(value.stride() == parameter.stride() for value in moments)
+    assert all(torch.equal(value, stored[name]) for name, value in optimiser_tensors(optimiser).items())

@@ -1,5 +1,6 @@
 import pytest
 import ray
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,7 @@ def test_loaders_of_a_gpu_have_room_for_their_batches(gpu: bool, monkeypatch: py
     for name in ("ENABLE_PREEMPTION_WATCHER", "HEALTH_CHECK_INTERVAL_S"):
         monkeypatch.setenv(f"RAY_TRAIN_{name}", "0")  # which is set where it isn't, and is undone so
     monkeypatch.setattr(cluster, "_send_chatter_to", lambda _: None)
-    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **given: asked.update(given))
     cluster.join(tmp_path / "log")
