@@ -16,9 +16,9 @@ of its own:
 - `compiled`, with `--compile`: ours after `torch.compile`, as the jobs' `--compile` has it
 
 `vs_eager` is ours over the plain step in the same precision (images/s), `vs_eager_coloured` ours, colours and all, over
-the plain step without them, `of_bare_network` and `of_bare_network_tuned`
-are ours over the bare network's. Then the parts of our step, each waited for. On a GPU copying and
-colouring the next batch go on beside them: what these take alone is told apart.
+the plain step without them, `of_bare_network` and `of_bare_network_tuned` are ours over the bare network's. Then the
+parts of our step, each waited for. On a GPU copying and colouring the next batch go on beside them: what these take
+alone is told apart.
 """
 
 import argparse

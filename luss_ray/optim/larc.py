@@ -83,7 +83,8 @@ def _scaled(gradients: list[Tensor], parameters: list[Tensor], decay: float, tru
     of_gradients = torch.stack(torch._foreach_norm(gradients))
     rates = trust * of_parameters / (of_gradients + decay * of_parameters + 1e-8)
     rates = torch.where(of_parameters > 0, rates, 1.0).where(of_gradients > 0, 0.0)
-    updates = list(torch._foreach_add(gradients, parameters, alpha=decay))
+    updates = list(torch._foreach_mul(parameters, decay))
+    torch._foreach_add_(updates, gradients)
     torch._foreach_mul_(updates, filled(rates, updates) if rates.is_cuda else list(rates.unbind()))
     return updates
 
