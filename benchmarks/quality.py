@@ -29,6 +29,8 @@ PASS = "pass"
 _NO_SHALLOW, _NO_PIXELS = ("--pretrain.shallow-stages",), ("--pretrain.pixel-to-pixel", "0")
 _PRIOR = ("--labels.image-prior", "4")
 _PER_IMAGE = ("--labels.attention-per-image", "--threshold.max", "0.95")
+_BOTH = _PRIOR + _PER_IMAGE
+_GUIDED = ("--prediction.guided-radius", "1.25")
 _LABEL_FREE = ("--threshold.choice", "label-free")
 _MULTI_CROP = (
     *("--attention.crops.num-local", "2", "--attention.crops.local-px", "24"),
@@ -60,19 +62,15 @@ ROWS = {
     "image-prior": Row("PASS, the image's cosine beside the pixel's", _PRIOR),
     "per-image": Row("PASS, attention stretched image by image", _PER_IMAGE),
     "per-image-label-free": Row("PASS, attention stretched, threshold label-free", (*_PER_IMAGE, *_LABEL_FREE)),
-    "plus": Row("pass-plus: both", _PRIOR + _PER_IMAGE),
-    "plus-label-free": Row("pass-plus, threshold label-free", (*_PRIOR, *_PER_IMAGE, *_LABEL_FREE)),
-    "plus-pixels": Row("pass-plus without deep-to-shallow", (*_NO_SHALLOW, *_PRIOR, *_PER_IMAGE)),
-    "plus-longer": Row(
-        "pass-plus, fine-tuned twice as long", (*_PRIOR, *_PER_IMAGE, "--finetune.optimisation.epochs", "12")
-    ),
-    "plus-head": Row(
-        "pass-plus, classifier at twice the resolution", (*_PRIOR, *_PER_IMAGE, "--finetune.head.upsampling", "2")
-    ),
-    "plus-parts": Row(
-        "pass-plus, four parts a cluster, merged", (*_PRIOR, *_PER_IMAGE, "--clustering.parts-per-cluster", "4")
-    ),
-    "plus-multi-crop": Row("pass-plus, multi-crop for the attention", (*_PRIOR, *_PER_IMAGE, *_MULTI_CROP)),
+    "guided": Row("PASS, predictions follow outlines", _GUIDED),
+    "both": Row("PASS, the image's cosine and stretched attention", _BOTH),
+    "both-longer": Row("both, fine-tuned twice as long", (*_BOTH, "--finetune.optimisation.epochs", "12")),
+    "both-head": Row("both, classifier at twice the resolution", (*_BOTH, "--finetune.head.upsampling", "2")),
+    "both-parts": Row("both, four parts a cluster, merged", (*_BOTH, "--clustering.parts-per-cluster", "4")),
+    "both-multi-crop": Row("both, multi-crop for the attention", (*_BOTH, *_MULTI_CROP)),
+    "plus": Row("pass-plus: both, predictions follow outlines", _BOTH + _GUIDED),
+    "plus-label-free": Row("pass-plus, threshold label-free", (*_BOTH, *_GUIDED, *_LABEL_FREE)),
+    "plus-pixels": Row("pass-plus without deep-to-shallow", (*_NO_SHALLOW, *_BOTH, *_GUIDED)),
     "supervised": Row("PASS backbone, true masks of train-semi", _SUPERVISED, supervised=True),
     "from-scratch": Row("random backbone, true masks of train-semi", _SUPERVISED, supervised=True, pretrained=False),
 }

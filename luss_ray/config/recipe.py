@@ -336,6 +336,18 @@ class Finetune:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Step 4: what becomes of the fine-tuned network's outputs."""
+
+    guided_radius: float = 0.0
+    """Let predictions follow the outlines of the image within a radius of so many pixels of the network's output, which
+    has no finer ones; 0 = outputs are only resized (published)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.guided_radius <= 4, "prediction.guided_radius", self.guided_radius, "0 to 4")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A complete run of PASS.
 
@@ -363,6 +375,7 @@ class Recipe:
     labels: Labels = field(default_factory=Labels)
     threshold: Threshold = field(default_factory=Threshold)
     finetune: Finetune = field(default_factory=Finetune)
+    prediction: Prediction = field(default_factory=Prediction)
     mixed_precision: bool = True
     """Train in bfloat16 where the device computes it natively, else in float16 on GPUs with tensor cores, the loss
     scaled; losses and updates stay in float32."""

@@ -13,6 +13,7 @@ from luss_ray.config.recipe import (
     LayerRates,
     Optimisation,
     Optimiser,
+    Prediction,
     Pretrain,
     Prototypes,
     Queue,
@@ -56,8 +57,8 @@ def own_images() -> Recipe:
     """Return settings for a folder of photographs without labels: the smallest published network, in batches that a few
     hundred images fill, and as many clusters as the features show.
 
-    Each image's attention is stretched, which is what helps a threshold that no mask has chosen; see
-    benchmarks/RESULTS.md, Quality.
+    Each image's attention is stretched, which is what helps a threshold that no mask has chosen, and predictions follow
+    the outlines of the images; see benchmarks/RESULTS.md, Quality.
     """
     published = imagenet_s_50()
 
@@ -76,6 +77,7 @@ def own_images() -> Recipe:
         labels=Labels(attention_per_image=True),
         threshold=Threshold(max=0.95),
         finetune=replace(published.finetune, optimisation=small_batches(published.finetune.optimisation)),
+        prediction=Prediction(guided_radius=1.0),
     )
 
 
@@ -118,6 +120,7 @@ def pass_plus() -> Recipe:
         recipe_name="pass-plus",
         labels=Labels(image_prior=4.0, attention_per_image=True),
         threshold=Threshold(max=0.95),
+        prediction=Prediction(guided_radius=1.25),
     )
 
 

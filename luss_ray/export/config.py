@@ -1,5 +1,6 @@
 """What a model's config.json says: everything beside the weights that a prediction follows from."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -7,7 +8,8 @@ from luss_ray.core.errors import UserError
 from luss_ray.data.colour import MEAN, STD
 from luss_ray.nn.config import ModelConfig
 
-FORMAT = 1
+FORMAT = 2
+"""The newest that is read; written is the oldest that says all there is to say. 2: `guided_radius`."""
 INTERPOLATION = "bilinear, antialiased"
 """How images are resized, in words."""
 _FOR_PEOPLE = ("format", "names", "matching", "about")
@@ -27,6 +29,8 @@ class SegmenterConfig:
     """Subtracted from each channel in [0, 1] then."""
     std: Channels = STD
     """Each channel is divided by it at last."""
+    guided_radius: float = 0.0
+    """Radius in pixels of its outputs within which predictions follow the image's outlines; 0 = they do not."""
     names: tuple[str, ...]
     """What its outputs are called, "other" first."""
     matching: tuple[int, ...] | None = None
@@ -38,7 +42,7 @@ class SegmenterConfig:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, which `from_json` reads."""
         return {
-            "format": FORMAT,
+            "format": 2 if self.guided_radius else 1,
             "model": self.model.to_json(),
             "shorter_side_px": self.shorter_side_px,
             "interpolation": INTERPOLATION,
@@ -47,7 +51,7 @@ class SegmenterConfig:
             "names": list(self.names),
             "matching": None if self.matching is None else list(self.matching),
             "about": self.about,
-        }
+        } | ({"guided_radius": self.guided_radius} if self.guided_radius else {})
 
     def decisive(self) -> dict[str, Any]:
         """Return the part of `to_json` that the ids of a prediction follow from."""
@@ -74,6 +78,7 @@ class SegmenterConfig:
                 shorter_side_px=int(values["shorter_side_px"]),
                 mean=_channels(values.get("mean", MEAN)),
                 std=_channels(values.get("std", STD)),
+                guided_radius=_radius(values.get("guided_radius", 0.0)),
                 names=_names(values["names"], model, uri),
                 matching=None if matching is None else tuple(int(category) for category in matching),
                 about=dict(values["about"]),
@@ -84,6 +89,12 @@ class SegmenterConfig:
             raise UserError(
                 f"{uri} describes no model that segments images: give the model/ folder of a finished run"
             ) from None
+
+
+def _radius(value: Any) -> float:
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(value)
+    return float(value)
 
 
 def _channels(values: Any) -> Channels:

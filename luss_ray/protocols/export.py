@@ -52,6 +52,7 @@ def export(run: Run, finetuned: Finished, *, protocol: str, names: list[str], ev
         config = SegmenterConfig(
             model=model,
             shorter_side_px=recipe.shorter_side_px,
+            guided_radius=recipe.prediction.guided_radius,
             names=("other", *names),
             matching=None if matching is None else tuple(matching),
             about=about,
@@ -61,7 +62,7 @@ def export(run: Run, finetuned: Finished, *, protocol: str, names: list[str], ev
         return {}
 
     inputs = {"finetuned": finetuned.inputs, "evaluated": evaluated and evaluated.inputs, "names": names}
-    return run.stage(FOLDER, {**inputs, "protocol": protocol}, work)
+    return run.stage(FOLDER, {**inputs, "protocol": protocol, "prediction": run.recipe.prediction}, work)
 
 
 def cluster_names(run: Run, evaluated: Finished | None) -> list[str]:

@@ -40,8 +40,9 @@ class InferWork:
         whole = read_shard(self.split, shard, self.recipe.shorter_side_px)
         encoded: dict[int, bytes] = {}
         for images, batch in whole.batches(device):
-            for image, logits in zip(images, network(batch), strict=True):
-                encoded[image.row] = masks.encode(label_map(logits, image.height, image.width))
+            for image, pixels, logits in zip(images, batch, network(batch), strict=True):
+                ids = label_map(logits, pixels, (image.height, image.width), self.recipe.prediction.guided_radius)
+                encoded[image.row] = masks.encode(ids)
         self.predictions.publish(shard, [encoded.get(row) for row in self.split.shard_rows(shard).tolist()])
         return whole.bad
 
@@ -83,4 +84,5 @@ def infer(
         )
         return {"images": len(split), "quarantined": bad}
 
-    return run.stage(name, {"finetuned": finetuned.inputs, "split": split.name}, work)
+    inputs = {"finetuned": finetuned.inputs, "split": split.name, "prediction": run.recipe.prediction}
+    return run.stage(name, inputs, work)

@@ -114,8 +114,8 @@ class SegmentWork:
             decoded = decode_images(read, model.config.shorter_side_px, lambda number: names[number])
             writing = []
             for images, batch in decoded.batches(device, normaliser=model.normalise):
-                for image, logits in zip(images, model(batch), strict=True):
-                    ids = label_map(logits, image.height, image.width)
+                for image, pixels, logits in zip(images, batch, model(batch), strict=True):
+                    ids = label_map(logits, pixels, (image.height, image.width), model.config.guided_radius)
                     writing.append(pool.submit(self.out.write, f"{LABELS}/{targets[image.row]}", self.encode(ids)))
             for written in writing:
                 written.result()

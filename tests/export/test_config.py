@@ -15,6 +15,13 @@ def test_it_is_read_as_it_was_written() -> None:
     assert SegmenterConfig.from_json(unmatched.to_json(), "config.json") == unmatched
 
 
+def test_only_what_follows_outlines_needs_a_later_version() -> None:
+    assert CONFIG.to_json()["format"] == 1 and "guided_radius" not in CONFIG.to_json()
+    guided = replace(CONFIG, guided_radius=1.25)
+    assert guided.to_json()["format"] == 2
+    assert SegmenterConfig.from_json(guided.to_json(), "config.json") == guided
+
+
 def test_what_was_written_without_mean_and_matching_is_read_with_imagenets() -> None:
     values = CONFIG.to_json()
     old = {name: values[name] for name in ("format", "model", "shorter_side_px", "names", "about")}
@@ -37,6 +44,13 @@ def test_names_that_do_not_fit_are_refused(names: Any, message: str) -> None:
 
 
 def test_what_describes_no_preparation_is_refused() -> None:
-    for change in ({"mean": 3}, {"std": [1.0]}, {"model": []}, {"matching": 3}):
+    for change in (
+        {"mean": 3},
+        {"std": [1.0]},
+        {"model": []},
+        {"matching": 3},
+        {"guided_radius": -1},
+        {"guided_radius": "far"},
+    ):
         with pytest.raises(UserError, match="describes no model"):
             SegmenterConfig.from_json(CONFIG.to_json() | change, "config.json")

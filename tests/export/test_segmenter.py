@@ -13,7 +13,7 @@ from PIL import Image
 
 import luss_ray
 from luss_ray.core.errors import UserError
-from luss_ray.export.segmenter import CONFIG, MODEL, fingerprint
+from luss_ray.export.segmenter import CONFIG, MODEL, fingerprint, label_map
 from luss_ray.storage.uri import Location
 
 
@@ -46,6 +46,34 @@ def test_images_are_prepared_as_the_folder_says(tmp_path: Path, photo: np.ndarra
     torch.testing.assert_close(found, (pixels - 0.5) / torch.tensor([0.25, 0.5, 1.0]).view(3, 1, 1))
 
 
+@pytest.mark.parametrize("size", [(64, 64), (96, 80), (1200, 900)])
+def test_predictions_follow_the_image(size: tuple[int, int]) -> None:
+    """Logits of 4 x 4 pixels put the edge between two things where it is in the picture; what is not there stays so."""
+    image = torch.full((3, 64, 64), -1.0)
+    image[:, :, 27:] = 1.0
+    logits = torch.full((5, 4, 4), -9.0)
+    logits[0, :, :2], logits[3, :, 2:] = 1.0, 1.0
+    edge = round(27 / 64 * size[1])
+    ids = label_map(logits, image, size, guided_radius=1.25)
+    assert ids.shape == size and ids.dtype == np.uint16
+    slack = round(3 / 64 * size[1])
+    assert (ids[:, : edge - slack] == 0).all() and (ids[:, edge + slack :] == 3).all()
+    assert (label_map(logits, image, size)[:, edge + slack : size[1] // 2 - slack] == 0).all()
+
+
+def test_a_folder_says_whether_predictions_follow_the_image(tmp_path: Path, photo: np.ndarray) -> None:
+    network = exported(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"format": 2, "guided_radius": 1.5}))
+    model = luss_ray.load(tmp_path)
+    batch, size = model.prepare(photo)
+    with torch.inference_mode():
+        logits = network(batch)[0]
+    ids = model.predict(photo)
+    np.testing.assert_array_equal(ids, label_map(logits, batch[0], size, 1.5))
+    assert (ids != label_map(logits, batch[0], size)).any()
+
+
 def test_a_fingerprint_follows_from_what_predictions_follow_from(tmp_path: Path) -> None:
     exported(tmp_path)
     folder, text = Location.parse(tmp_path), (tmp_path / CONFIG).read_text()
@@ -55,6 +83,7 @@ def test_a_fingerprint_follows_from_what_predictions_follow_from(tmp_path: Path)
         ({"about": {}}, True),
         ({"shorter_side_px": 64}, False),
         ({"std": [1.0, 1.0, 1.0]}, False),
+        ({"guided_radius": 0.1}, False),
     ]:
         (tmp_path / CONFIG).write_text(json.dumps(config | change))
         assert (fingerprint(folder) == first) is same
@@ -112,7 +141,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     exported(tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     for change, message in [
-        ({"format": 2}, "install a newer luss_ray"),
+        ({"format": 3}, "install a newer luss_ray"),
         ({"names": 3}, "names must be a list of 4 texts"),
         ({"about": 3}, "describes no model"),
         ({"model": config["model"] | {"format": 99}}, "format 99"),
