@@ -2,6 +2,7 @@
 
 dependencies = [
     "jaxtyping",
+    "kornia",
     "numpy",
     "obstore",
     "cv2",

@@ -24,7 +24,7 @@ from luss_ray.core.progress import CONSOLE, StageProgress
 from luss_ray.export.segmenter import Segmenter, label_map
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.label_files import LabelledImage
-from luss_ray.metrics.evaluation import Question, Tally
+from luss_ray.metrics.evaluation import Matching, Question, Tally
 from luss_ray.nn.folding import for_inference
 from luss_ray.report.colours import palette
 from luss_ray.report.pictures import fit, label_picture
@@ -68,13 +68,18 @@ def compare(run: Location, radii: list[float], figure: Path | None) -> dict[floa
     model = for_inference(luss_ray.load(run.uri), torch.device("cpu"))
     data = ShardedDataset.open(Location.parse(run.read_json(RUN)["data_uri"]))
     split = data.split("validation")
-    question = Question(num_categories=len(data.categories), num_clusters=len(model.names) - 1)
+    question = Question(
+        num_categories=len(data.categories),
+        num_clusters=len(model.names) - 1,
+        matching=Matching.NONE if model.config.matching is None else Matching.IMAGES,
+    )
+    every = max(1, len(split) // NUM_SHOWN)
     tallies, shown = [question.tally() for _ in radii], []
     with StageProgress(run.uri, len(split), "images", images_per_unit=1) as progress:
         for done, case in enumerate(cases(model, split, radii), start=1):
             for tally, ids in zip(tallies, case.ids, strict=True):
                 tally.add(LabelledImage(name=split.key(case.image.row), prediction=ids, mask=case.mask))
-            if done % (len(split) // NUM_SHOWN) == 1 and len(shown) < NUM_SHOWN:
+            if (done - 1) % every == 0 and len(shown) < NUM_SHOWN:
                 shown.append(case)
             progress.update(done)
     if figure:
@@ -89,7 +94,11 @@ def draw(shown: list[Case], tallies: list[Tally], radii: list[float]) -> Figure:
     num_categories = tallies[0].question.num_categories
     colours = dict(enumerate(palette(num_categories), start=1))
     figure, axes = plt.subplots(
-        len(shown), len(radii) + 2, figsize=(1.5 * (len(radii) + 2), 1.5 * len(shown)), layout="constrained"
+        len(shown),
+        len(radii) + 2,
+        figsize=(1.5 * (len(radii) + 2), 1.5 * len(shown)),
+        layout="constrained",
+        squeeze=False,
     )
     for row, case in zip(axes, shown, strict=True):
         ids = [mapping[map_] if mapping is not None else map_ for mapping, map_ in zip(mappings, case.ids, strict=True)]

@@ -68,10 +68,15 @@ ROWS = {
     "both-head": Row("both, classifier at twice the resolution", (*_BOTH, "--finetune.head.upsampling", "2")),
     "both-parts": Row("both, four parts a cluster, merged", (*_BOTH, "--clustering.parts-per-cluster", "4")),
     "both-multi-crop": Row("both, multi-crop for the attention", (*_BOTH, *_MULTI_CROP)),
+    "both-label-free": Row("both, threshold label-free", (*_BOTH, *_LABEL_FREE)),
+    "both-pixels": Row("both, without deep-to-shallow", (*_NO_SHALLOW, *_BOTH)),
     "plus": Row("pass-plus: both, predictions follow outlines", _BOTH + _GUIDED),
     "plus-label-free": Row("pass-plus, threshold label-free", (*_BOTH, *_GUIDED, *_LABEL_FREE)),
     "plus-pixels": Row("pass-plus without deep-to-shallow", (*_NO_SHALLOW, *_BOTH, *_GUIDED)),
     "supervised": Row("PASS backbone, true masks of train-semi", _SUPERVISED, supervised=True),
+    "supervised-guided": Row(
+        "PASS backbone, true masks, predictions follow outlines", (*_SUPERVISED, *_GUIDED), supervised=True
+    ),
     "from-scratch": Row("random backbone, true masks of train-semi", _SUPERVISED, supervised=True, pretrained=False),
 }
 RANDOM = "random backbone, whole method"

@@ -34,7 +34,7 @@ CONFIG = SegmenterConfig(
 """Of a segmenter whose images are prepared unusually."""
 
 
-def exported(folder: Path, kind: str = "resnet") -> SegmentationModel:
+def exported(folder: Path, kind: str = "resnet", *, guided_radius: float = 0.0) -> SegmentationModel:
     """A model's folder, and the network that was written there."""
     torch.manual_seed(0)
     head = SegmentationHead(norm=kind != "resnet", patch=1 if kind == "resnet" else 2, std=0.5)
@@ -42,6 +42,7 @@ def exported(folder: Path, kind: str = "resnet") -> SegmentationModel:
     network = model.build()
     assert isinstance(network, SegmentationModel)
     about = ABOUT | {"metrics": {"finetuned": {"miou": 41.25, "acc": 60.0}}}
-    config = SegmenterConfig(model=model, shorter_side_px=48, names=("other", "car", "cat", "bus"), about=about)
+    names = ("other", "car", "cat", "bus")
+    config = SegmenterConfig(model=model, shorter_side_px=48, guided_radius=guided_radius, names=names, about=about)
     save(Location.parse(folder), dict(network.state_dict()), config, model_card(config, "my-run"))
     return network.eval()

@@ -39,6 +39,7 @@ TINY = [
     "--finetune.crop-px=32",
     "--finetune.optimisation.epochs=1",
     "--finetune.optimisation.batch-size=32",
+    "--prediction.guided-radius=1",
 ]
 
 

@@ -340,11 +340,15 @@ class Prediction:
     """Step 4: what becomes of the fine-tuned network's outputs."""
 
     guided_radius: float = 0.0
-    """Let predictions follow the outlines of the image within a radius of so many pixels of the network's output, which
-    has no finer ones; 0 = outputs are only resized (published)."""
+    """Let predictions follow the outlines of the image within a radius of so many pixels of the network's output (after
+    `finetune.head.upsampling`), which knows of no finer ones; 0 = outputs are only resized (published)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.guided_radius <= 4, "prediction.guided_radius", self.guided_radius, "0 to 4")
+
+    def departures(self) -> dict[str, float]:
+        """Return what differs from the published way, by name."""
+        return {"guided_radius": self.guided_radius} if self.guided_radius else {}
 
 
 @dataclass(frozen=True, kw_only=True)

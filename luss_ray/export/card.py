@@ -21,7 +21,7 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         config: the model's.
         title: its name.
     """
-    about, names = config.about, config.names[1:]
+    about, names, radius = config.about, config.names[1:], config.guided_radius
     lines = [
         "---",
         "library_name: luss_ray",
@@ -46,6 +46,7 @@ def model_card(config: SegmenterConfig, title: str) -> str:
         f"| network | {config.model.architecture.about} |",
         f"| input | RGB, shorter side {config.shorter_side_px} px ({INTERPOLATION}), from 0 to 1 |",
         f"| less mean, divided by deviation | {_numbers(config.mean)}; {_numbers(config.std)} |",
+        *([f"| predictions | follow outlines within {radius:g} pixels of the output |"] if radius else []),
         *[f"| {key} | {_text(value)} |" for key, value in about.items() if key != "metrics" and value is not None],
         "",
         *_metrics(about.get("metrics") or {}),

@@ -25,7 +25,8 @@ def graph_bytes(model: Segmenter, kind: str, *, fixed_px: int | None = None) -> 
 
     Its input `images` are float32 (B, 3, H, W), RGB from 0 to 1 less ImageNet's mean, divided by its deviation; its
     output are `logits`, which are to be resized to the image before the highest is taken. Height and width are free,
-    in multiples of the network's stride, where its code allows for it. Names, mean and deviation are in the file.
+    in multiples of the network's stride, where its code allows for it. Names, mean and deviation are in the file, and
+    `guided_radius`, of what `label_map` does after that.
 
     Args:
         model: what to export.
@@ -44,7 +45,8 @@ def graph_bytes(model: Segmenter, kind: str, *, fixed_px: int | None = None) -> 
     if program is None:
         raise UserError(f"{model.config.model.architecture.about} can't be traced by torch.export")
     config = model.config
-    about = {"names": config.names, "mean": config.mean, "std": config.std, "shorter_side_px": config.shorter_side_px}
+    told = ("names", "mean", "std", "shorter_side_px", "guided_radius")
+    about = {name: getattr(config, name) for name in told}
     content = _to_onnx(program, about) if kind == ONNX else _to_pt2(program, about)
     run = _onnx_runner(content) if kind == ONNX else torch.export.load(io.BytesIO(content)).module()
     _compare(model, run, [(1, side, side), *([(2, 3 * stride, 5 * stride)] if free else [])])

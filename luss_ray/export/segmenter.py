@@ -109,18 +109,24 @@ def label_map(
     """
     scores, ids_of = logits[None].float(), None
     if guided_radius:
+        image = F.interpolate(image[None], _within(image.shape[1:]), mode="area")[0]
         ids = _largest(scores, image.shape[1:])
         ids_of, there = ids.unique(return_inverse=True)
         shares = F.one_hot(there, len(ids_of)).movedim(-1, 1).float()  # of an image's ids, which are few
         scores = follow_image(shares, image[None], guided_radius * image.shape[1] / logits.shape[1])
-    height, width = size
-    scale = 1.0 if height * width <= _MOST_PIXELS else _LONG_SIDE_PX / max(height, width)
-    ids = _largest(scores, (max(1, int(height * scale)), max(1, int(width * scale))))
+    ids = _largest(scores, _within(size))
     if ids.shape[1:] != size:
         ids = F.interpolate(ids[:, None].float(), size, mode="nearest")[:, 0].long()
     if ids_of is not None:
         ids = ids_of[ids]
     return ids[0].to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def _within(size: Sequence[int]) -> tuple[int, int]:
+    """Return height and width, with the longer side at 1000 px where they are above a million pixels."""
+    height, width = size
+    scale = 1.0 if height * width <= _MOST_PIXELS else _LONG_SIDE_PX / max(height, width)
+    return max(1, int(height * scale)), max(1, int(width * scale))
 
 
 def _largest(scores: Float[Tensor, "1 K h w"], size: Sequence[int]) -> Int64[Tensor, "1 H W"]:

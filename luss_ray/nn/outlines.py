@@ -28,4 +28,7 @@ def follow_image(
 
     step = max(1, round(radius / _COARSE_PX))
     kernel = 2 * step * max(1, round(radius / step)) + 1  # odd at the lower resolution, too
-    return guided_blur(images.float(), maps.float(), kernel, _VARIANCE, "replicate", subsample=step, separable=True)
+    # Means pass through it unchanged; without them covariances lose fewer digits.
+    means = maps.mean(dim=(2, 3), keepdim=True)
+    guides = images - images.mean(dim=(2, 3), keepdim=True)
+    return means + guided_blur(guides, maps - means, kernel, _VARIANCE, "replicate", subsample=step, separable=True)

@@ -62,7 +62,7 @@ def export(run: Run, finetuned: Finished, *, protocol: str, names: list[str], ev
         return {}
 
     inputs = {"finetuned": finetuned.inputs, "evaluated": evaluated and evaluated.inputs, "names": names}
-    return run.stage(FOLDER, {**inputs, "protocol": protocol, "prediction": run.recipe.prediction}, work)
+    return run.stage(FOLDER, {**inputs, "protocol": protocol, **run.recipe.prediction.departures()}, work)
 
 
 def cluster_names(run: Run, evaluated: Finished | None) -> list[str]:

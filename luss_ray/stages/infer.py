@@ -84,5 +84,5 @@ def infer(
         )
         return {"images": len(split), "quarantined": bad}
 
-    inputs = {"finetuned": finetuned.inputs, "split": split.name, "prediction": run.recipe.prediction}
-    return run.stage(name, inputs, work)
+    inputs = {"finetuned": finetuned.inputs, "split": split.name}
+    return run.stage(name, inputs | run.recipe.prediction.departures(), work)

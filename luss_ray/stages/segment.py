@@ -164,7 +164,7 @@ def find_todo(work: SegmentWork, num_names: int, *, dry: bool = False) -> Todo:
         dry: write nothing.
 
     Raises:
-        UserError: there are no images, the output is of another job or of other weights, or it can't be written.
+        UserError: there are no images, the output is of another job or another model, or it can't be written.
     """
     if work.codec is Codec.PALETTE and num_names > _MOST_COLOURS:
         raise UserError(f"a palette has {_MOST_COLOURS} colours, the model {num_names} categories: leave --palette out")
@@ -226,7 +226,8 @@ def _check_same(work: SegmentWork) -> None:
     changed = [name for name in mine if theirs.get(name) != mine[name]]
     if changed == ["fingerprint"]:
         raise UserError(
-            f"labels in {work.out.uri} are of other weights than {work.model.uri} has now: give another --out"
+            f"labels in {work.out.uri} are of other weights or settings than {work.model.uri} has now: "
+            "give another --out"
         )
     if changed:
         said = [f"{name} {theirs.get(name)} there, {mine[name]} here" for name in changed if name != "fingerprint"]

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from luss_ray.config.recipe import Backbone, Crops, Optimisation, Recipe, digest, settings
+from luss_ray.config.recipe import Backbone, Crops, Optimisation, Prediction, Recipe, digest, settings
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.errors import UserError
 
@@ -72,6 +72,8 @@ def test_published_settings_of_semi_supervised_fine_tuning(name, lr, decay, weig
         lambda: Optimisation(epochs=0),
         lambda: Optimisation(epochs=1, batch_size=1),
         lambda: Recipe(recipe_name="x", num_categories=1),
+        lambda: Prediction(guided_radius=4.1),
+        lambda: Prediction(guided_radius=-1),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(make):

@@ -21,12 +21,12 @@ from luss_ray.export.graph import ONNX, TORCH_EXPORT, graph_bytes
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_onnx_gives_the_modules_logits(tmp_path: Path, kind: str) -> None:
-    exported(tmp_path, kind)
+    exported(tmp_path, kind, guided_radius=1.5)
     model = luss_ray.load(tmp_path)
     content, sizes = graph_bytes(model, ONNX)
     graph = onnx.load_from_string(content)
-    about = {entry.key: json.loads(entry.value) for entry in graph.metadata_props if entry.key in ("names", "std")}
-    assert about == {"names": ["other", "car", "cat", "bus"], "std": [0.229, 0.224, 0.225]}
+    expected = {"names": ["other", "car", "cat", "bus"], "std": [0.229, 0.224, 0.225], "guided_radius": 1.5}
+    assert {entry.key: json.loads(entry.value) for entry in graph.metadata_props if entry.key in expected} == expected
     session = onnxruntime.InferenceSession(content)
     shapes = [(1, 256, 256)] if "x 256" in sizes else [(1, 256, 256), (3, 64, 96)]
     assert kind != "resnet" or len(shapes) == 2, "a convolutional network takes any size"

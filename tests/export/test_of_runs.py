@@ -1,5 +1,6 @@
 """What a run leaves in its model's folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import safetensors.torch
 import torch
 
 import luss_ray
+from luss_ray.config.recipe import Prediction
 from luss_ray.config.recipes import RECIPES
 from luss_ray.metrics.evaluation import Matching, Question
 from luss_ray.protocols.export import cluster_names, export
@@ -77,6 +79,11 @@ def test_a_run_of_pass_leaves_its_matching_and_how_images_are_prepared(run: Run)
     card = (run.folder / "model").read("README.md").decode()
     assert "| boundary mIoU |" in card and "tags: [semantic-segmentation, unsupervised, PASS]" in card
     model = luss_ray.load(run.folder.uri)
+    assert model.config.guided_radius == 0 and "outlines" not in card
+    guided = replace(run.recipe, prediction=Prediction(guided_radius=1.5))
+    export(replace(run, recipe=guided), finetuned(run), protocol=protocol, names=model.names[1:], evaluated=scored)
+    assert luss_ray.load(run.folder.uri).config.guided_radius == 1.5
+    assert "follow outlines within 1.5 pixels" in (run.folder / "model").read("README.md").decode()
     assert model.config.matching == tuple(matching) and model(torch.zeros(1, 3, 64, 64)).shape[1] == num + 1
 
 

@@ -23,7 +23,7 @@ from luss_ray.storage.uri import Location
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights, whose outputs differ from pixel to pixel."""
     folder = tmp_path_factory.mktemp("run")
-    exported(folder / "model")
+    exported(folder / "model", guided_radius=1.0)
     return folder
 
 

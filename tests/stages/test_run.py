@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from fixtures_track import events
 
-from luss_ray.config.recipe import Optimisation
+from luss_ray.config.recipe import Optimisation, Prediction
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.errors import UserError
 from luss_ray.stages.run import Run
@@ -40,6 +40,18 @@ def test_a_name_belongs_to_one_set_of_settings(run):
     ):
         pass
     assert "\n" not in str(refusal.value)
+
+
+def test_settings_that_came_later_do_not_part_a_run_from_its_name(run):
+    with run.claimed():
+        pass
+    about = run.folder.read_json("run.json")
+    del about["settings"]["prediction"]
+    run.folder.write_json("run.json", about)
+    run.check_signature()
+    guided = replace(run.recipe, prediction=Prediction(guided_radius=1))
+    with pytest.raises(UserError, match=r"prediction.guided_radius = 0.0 there, 1"):
+        replace(run, recipe=guided).check_signature()
 
 
 def test_trackers_are_told_what_the_run_follows_from_and_change_nothing_of_it(run):
