@@ -4,7 +4,7 @@
 
 Radii are pixels of the network's output, 0 = outputs are only resized (published). Nothing is trained: logits of a
 run's own network are turned into label maps in each way and scored on the validation split as the run was, each with a
-matching of its own.
+matching of its own; images that can't be read are left out.
 """
 
 import argparse

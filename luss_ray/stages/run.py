@@ -132,7 +132,7 @@ class Run:
         """
         mine, written = self._signature, self.folder.read_json(RUN)
         theirs = {name: written.get(name) for name in mine}
-        theirs["settings"] = settings(recipe_from(written["settings"]))  # what came since has its default
+        theirs["settings"] = settings(recipe_from(theirs["settings"]))  # what came since has its default
         changed = [f"{name} = {a} there, {b} here" for name, a, b in _differences(theirs, mine)]
         if changed:
             raise UserError(
