@@ -11,7 +11,7 @@ from luss_ray.core.command import parsed, run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.stages.order import Stage
 from luss_ray.storage.uri import Location
-from luss_ray.train.ledger import ORDER, StageAudit, audit_run
+from luss_ray.train.ledger import StageAudit, audit_run, begun_stages
 
 _MOST_NAMED = 20
 
@@ -29,8 +29,8 @@ class Options:
 def main(options: Options) -> int:
     """Print the audit; return 1 unless everything adds up."""
     if options.dry_run:
-        stages = [name.removesuffix(f"/{ORDER}") for name in Location.parse(options.run).list(suffix=f"/{ORDER}")]
-        CONSOLE.print(f"training stages to audit: {', '.join(stages) or 'none'}; nothing has been written")
+        stages = begun_stages(Location.parse(options.run))
+        CONSOLE.print(f"training stages to audit: {', '.join(stages)}; nothing has been written")
         return 0
     audits = sorted(audit_run(Location.parse(options.run)), key=_place)
     CONSOLE.print(_table(audits))

@@ -59,6 +59,12 @@ class Options:
     dry_run: bool = False
     """Say what would be done, and whether it could be; do and write nothing."""
 
+    def __post_init__(self) -> None:
+        if self.size_px is not None and self.size_px < 1:
+            raise UserError(f"--size-px {self.size_px}: must be at least 1")
+        if self.out.endswith(GRAPHS) and self.stage is not None:
+            raise UserError("--stage: a graph is of the segmentation network that a finished run leaves; leave it out")
+
 
 def read(options: Options) -> tuple[dict[str, Tensor], ModelConfig, WeightsFile]:
     """Return the weights, what they are of, and the file they were in."""
@@ -122,12 +128,19 @@ def _file(state: dict[str, Tensor], out: Location) -> bytes:
 
 def _publish(folder: Location, name: str, data: bytes) -> None:
     if not folder.create(name, data):
-        raise UserError(f"{folder.child(name).uri} exists already: choose another target")
+        raise _exists(folder.child(name))
+
+
+def _exists(there: Location) -> UserError:
+    return UserError(f"{there.uri} exists already: choose another target")
 
 
 def main(options: Options) -> None:
     """Convert, and say what it was."""
     out = Location.parse(options.out)
+    for there in (out, out / MODEL, out / CONFIG):
+        if there.exists():
+            raise _exists(there)
     if out.path.endswith(GRAPHS):
         write_graph(options, out)
         return
@@ -154,4 +167,4 @@ def _say_if_dry(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parsed(lambda: tyro.cli(Options))))
+    run(lambda: main(parsed(lambda: tyro.cli(Options, config=(tyro.conf.EnumChoicesFromValues,)))))

@@ -52,14 +52,15 @@ def main() -> None:
     num_images = len(data.split(options.split))
     folder = storage / (options.name or f"{recipe.recipe_name}-distance-matching")
     bad = max(10, num_images // 100) if options.max_bad_samples is None else options.max_bad_samples
+    weights = find_weights(options.weights, data, options.protocol)
     whole = Run(
         folder=folder,
         recipe=recipe,
         data=data,
         connect=lambda: cluster.connect(options.log),
         limits=Limits(max_bad_samples=bad),
+        weights=weights.sha256,
     )
-    weights = find_weights(options.weights, data, options.protocol)
     if options.dry_run:
         plan.show(whole, plan_distance_matching(whole, weights, shown=options.split, protocol=options.protocol))
         return

@@ -73,9 +73,10 @@ class Options:
             raise UserError("--num-clusters follows from the matching's file: leave it out")
         if kind is Matching.NONE and self.save_matching is not None:
             raise UserError("--save-matching: with --matching none there is no matching to save")
+        num_clusters = self.num_categories if self.num_clusters is None else self.num_clusters
         question = Question(
             num_categories=self.num_categories,
-            num_clusters=len(mapping) - 1 if mapping is not None else self.num_clusters or self.num_categories,
+            num_clusters=len(mapping) - 1 if mapping is not None else num_clusters,
             matching=kind,
             mapping=mapping,
             thresholds=PUBLISHED_THRESHOLDS if self.curve else None,

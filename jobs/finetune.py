@@ -14,7 +14,7 @@ from luss_ray.core.command import nearest, run
 from luss_ray.core.errors import UserError
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import NotPackedError, open_dataset
-from luss_ray.protocols.options import TrainingOptions
+from luss_ray.protocols.options import TrainingOptions, check_given
 from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.run import Run
 from luss_ray.storage.uri import Location
@@ -67,6 +67,7 @@ def main() -> None:
     unnamed = unnamed_recipe(arguments)
     options, recipe = parse(Options, arguments, program="finetune.py", about=__doc__ or "", unnamed=unnamed)
     storage = Location.parse(options.storage)
+    check_given(options.weights)
     try:
         data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     except NotPackedError as unpacked:

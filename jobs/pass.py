@@ -14,7 +14,7 @@ from luss_ray.config.recipe import Recipe
 from luss_ray.core.command import run
 from luss_ray.core.progress import CONSOLE
 from luss_ray.protocols.datasets import NotPackedError, open_dataset
-from luss_ray.protocols.options import TrainingOptions
+from luss_ray.protocols.options import TrainingOptions, check_given
 from luss_ray.protocols.rules import Protocol
 from luss_ray.stages.order import Stage
 from luss_ray.stages.run import Run
@@ -46,6 +46,7 @@ def main() -> None:
     unnamed = "own-images" if own else "demo"
     options, recipe = parse(Options, arguments, program="pass.py", about=__doc__ or "", unnamed=unnamed)
     storage = Location.parse(options.storage)
+    check_given(options.weights, options.reuse)
     try:
         data = open_dataset(options.data, recipe, storage, options.max_bad_samples, dry=options.dry_run)
     except NotPackedError as unpacked:
@@ -83,7 +84,7 @@ def _show_unpacked(recipe: Recipe, unpacked: NotPackedError, *, weights: bool) -
     from luss_ray.protocols import plan
     from luss_ray.protocols.unsupervised import planned_names
 
-    named = recipe.num_categories or unpacked.num_categories
+    named = recipe.num_categories or unpacked.num_categories > 1
     names = planned_names(estimates=not named and bool(recipe.category_candidates))
     plan.show_unpacked(recipe, unpacked, plan.plan_unpacked(recipe, unpacked, names, weights=weights))
 

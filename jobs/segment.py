@@ -42,18 +42,25 @@ class Options:
     """Local file for what Ray has to say."""
 
 
+def _within(inner: Location, outer: Location) -> bool:
+    return f"{inner.uri}/".startswith(f"{outer.uri.rstrip('/')}/")
+
+
 def main(options: Options) -> None:
     """Segment, and say where the results are."""
     images, out = Location.parse(options.images), Location.parse(options.out)
-    if f"{out.uri}/".startswith(f"{images.uri.rstrip('/')}/"):
+    if _within(out, images):
         raise UserError(f"--out {out.uri} lies within --images: its pictures would be taken for images; choose another")
     # Imported once the command line is known to be right: it takes seconds.
     from luss_ray.export.segmenter import fingerprint, load, model_folder
     from luss_ray.protocols.flops import cost, flops_of
     from luss_ray.protocols.plan import LABEL_BYTES
-    from luss_ray.report.segments import PAGE, colours_of, write_gallery
+    from luss_ray.report.segments import OVERLAYS, PAGE, PHOTOS, colours_of, write_gallery
     from luss_ray.stages.segment import LABELS, UNREADABLE, Codec, SegmentWork, find_todo, segment
 
+    for own in (LABELS, OVERLAYS, PHOTOS):
+        if _within(images, out / own):
+            raise UserError(f"--images {images.uri} is where --out {out.uri} keeps its {own}: choose another --out")
     folder, model = model_folder(Location.parse(options.model)), load(options.model)
     names = model.names
     colours = colours_of(len(names) - 1)

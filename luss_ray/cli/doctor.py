@@ -70,6 +70,8 @@ def examine(
     Raises:
         UserError: there is no such recipe.
     """
+    if workers < 1 or (images is not None and images < 1):
+        raise UserError("--workers and --images must be at least 1")
     recipe = recipe_named(recipe_name)
     training = training_of(recipe)
     findings = [_versions(), _machine(), _gpus(), _decoding()]
@@ -197,7 +199,9 @@ def _storage(storage: Location) -> tuple[Verdict, str]:
     if not exclusive:
         return Verdict.BAD, f"{text}; it ignores conditional writes (If-None-Match), which keep two jobs apart"
     if storage.is_local:
-        return Verdict.GOOD, f"{text}; {shutil.disk_usage(storage.local_path).free / 2**30:.0f} GiB free"
+        text += f"; {shutil.disk_usage(storage.local_path).free / 2**30:.0f} GiB free"
+        if os.environ.get("RAY_ADDRESS"):
+            return Verdict.POOR, f"{text}; all nodes of a cluster must share it: give --storage s3://bucket/prefix"
     return Verdict.GOOD, text
 
 

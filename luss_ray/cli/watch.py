@@ -149,6 +149,8 @@ def watch(text: str, every_s: float, *, once: bool, silence_s: float = SILENCE_S
     Raises:
         UserError: there is no run.
     """
+    if every_s < 0:
+        raise UserError(f"--every {every_s:g}: must not be negative")
     run = Location.parse(text)
     states = read_states(run)
     if once or not CONSOLE.is_terminal:

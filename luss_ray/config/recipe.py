@@ -80,6 +80,8 @@ class Backbone:
             self.drop_path,
             f"0 for {self.name}",
         )
+        for name in ("widths", "num_blocks", "strides"):
+            _require(min(getattr(self, name)) >= 1, f"backbone.{name}", getattr(self, name), "each at least 1")
 
     def architecture(self) -> ResNetArchitecture | TimmArchitecture:
         """Return the shape of the network.
@@ -174,7 +176,8 @@ class Optimisation:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 images")
         _require(self.lr > 0 and self.final_lr >= 0, "lr", self.lr, "positive")
-        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
+        for name in ("warmup_steps", "warmup_epochs"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         layered = self.layers != LayerRates()
         _require(
             not layered or self.optimiser is Optimiser.ADAMW,
@@ -207,6 +210,8 @@ class Prototypes:
 
     def __post_init__(self) -> None:
         _require(self.num >= 2, "prototypes.num", self.num, "at least 2")
+        for name in ("hidden", "embedding_dim", "sinkhorn_iterations"):
+            _require(getattr(self, name) >= 1, f"prototypes.{name}", getattr(self, name), "at least 1")
         _require(self.epsilon > 0 and self.temperature > 0, "prototypes.epsilon", self.epsilon, "positive")
 
 
@@ -240,6 +245,14 @@ class Pretrain:
     """Weight of the pixel-to-pixel term; 0 = none."""
     grid: int = 7
     """Points a side of the grid at which pixels of two crops are compared."""
+
+    def __post_init__(self) -> None:
+        stages = self.shallow_stages
+        known = set(stages) <= {1, 2, 3} and len(set(stages)) == len(stages)
+        _require(known, "pretrain.shallow_stages", stages, "some of 1, 2, 3, each once")
+        _require(self.pixel_to_pixel >= 0, "pretrain.pixel_to_pixel", self.pixel_to_pixel, "0 or more")
+        _require(self.grid >= 1, "pretrain.grid", self.grid, "at least 1")
+        _require(self.frozen_prototype_steps >= 0, "frozen_prototype_steps", self.frozen_prototype_steps, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +297,9 @@ class Threshold:
     """Where the threshold comes from; data without validation masks always takes the label-free one."""
     max: float = 0.8
     """End of the sweep, in steps of 0.01."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max <= 1, "threshold.max", self.max, "0 to 1, as attention is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +349,12 @@ class Finetune:
     """The loss is taken at so many times the logits' resolution; 0 = at half of the labels' (published for PASS)."""
     search: Search = field(default_factory=Search)
     """Of receptive fields."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        _require(0 < low <= high <= 1, "finetune.scale", self.scale, "0 < low <= high <= 1")
+        _require(self.crop_px >= 8, "finetune.crop_px", self.crop_px, "at least 8 pixels")
+        _require(self.loss_upsampling >= 0, "finetune.loss_upsampling", self.loss_upsampling, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +409,8 @@ class Recipe:
     """Run everything after pretraining once more from a random backbone, as a baseline."""
 
     def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.shorter_side_px >= 8, "shorter_side_px", self.shorter_side_px, "at least 8 pixels")
         _require(self.num_categories is None or self.num_categories >= 2, "num_categories", self.num_categories, ">= 2")
         candidates = self.category_candidates
         _require(all(number >= 2 for number in candidates), "category_candidates", candidates, "each 2 or more")

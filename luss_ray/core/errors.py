@@ -19,7 +19,7 @@ class BadSampleError(Exception):
         self.reason, self.shard, self.key = reason, shard, key
 
     def __str__(self) -> str:
-        return f"{self.shard}#{self.key}: {self.reason}"
+        return f"{self.shard}#{self.key}: {self.reason}" if self.shard or self.key else self.reason
 
     def __reduce__(self) -> tuple:
         return _bad_sample, (self.reason, self.shard, self.key)

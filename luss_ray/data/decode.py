@@ -73,14 +73,19 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
             image.load()
-            return np.array(_to_rgb(image))
+            return np.array(to_rgb(image))
     except BadSampleError:
         raise
     except Exception as error:  # Pillow's readers raise anything on hostile bytes
-        raise BadSampleError(f"{type(error).__name__}: {error}") from error
+        raise BadSampleError(f"{type(error).__name__}: {str(error).split(' <_io')[0]}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture with three channels of 8 bits: 16-bit grey scaled down, what is transparent on white.
+
+    Raises:
+        BadSampleError: its pixels are floating-point numbers, of no known range.
+    """
     if image.mode.startswith("I"):
         return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

@@ -72,6 +72,8 @@ class SegmenterConfig:
         if isinstance(version, int) and version > FORMAT:
             raise UserError(f"{uri} has format {version}, this version reads up to {FORMAT}: install a newer luss_ray")
         try:
+            if "format" not in values["model"]:  # a network alone, as jobs/convert.py writes it
+                raise KeyError("format")
             model, matching = ModelConfig.from_json(values["model"]), values.get("matching")
             return cls(
                 model=model,

@@ -46,7 +46,7 @@ def graph_bytes(model: Segmenter, kind: str, *, fixed_px: int | None = None) -> 
         raise UserError(f"{model.config.model.architecture.about} can't be traced by torch.export")
     config = model.config
     told = ("names", "mean", "std", "shorter_side_px", "guided_radius")
-    about = {name: getattr(config, name) for name in told}
+    about = {name: getattr(config, name) for name in told} | {"stride": stride}
     content = _to_onnx(program, about) if kind == ONNX else _to_pt2(program, about)
     run = _onnx_runner(content) if kind == ONNX else torch.export.load(io.BytesIO(content)).module()
     _compare(model, run, [(1, side, side), *([(2, 3 * stride, 5 * stride)] if free else [])])

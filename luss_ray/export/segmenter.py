@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.data.augment import normalise
 from luss_ray.data.crops import resize_shorter
-from luss_ray.data.decode import decode_image
+from luss_ray.data.decode import decode_image, to_rgb
 from luss_ray.export.config import SegmenterConfig
 from luss_ray.nn.backbone import on_device
 from luss_ray.nn.models import SegmentationModel
@@ -199,7 +199,10 @@ def _pixels(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
             )
         return np.ascontiguousarray(picture)
     if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"))
+        try:
+            return np.array(to_rgb(picture))
+        except BadSampleError as error:
+            raise UserError(f"a picture can't be segmented: {error}") from None
     if isinstance(picture, str | Path):
         location = Location.parse(picture)
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from luss_ray.core.errors import UserError
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"])
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"])
 _MASK_FOLDERS = {"train-semi": "train-semi-segmentation", "validation": "validation-segmentation"}
 _SPLITS = ("train", "train-semi", "validation", "test")
 _CATEGORIES = "categories.txt"

@@ -59,6 +59,10 @@ class Question:
     thresholds: tuple[float, ...] | None = None
     """Thresholds of the attention curve, None = no curve."""
 
+    def __post_init__(self) -> None:
+        if self.num_categories < 1 or self.num_clusters < 1:
+            raise UserError(f"{self.num_categories} categories, {self.num_clusters} clusters: there must be at least 1")
+
     def tally(self) -> "Tally":
         """Return an empty tally."""
         if self.thresholds is None and self.matching is Matching.NONE:
@@ -188,6 +192,9 @@ def read_matching(path: Path, num_categories: int) -> tuple[tuple[int, ...], Fin
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         pairs = {int(cluster): int(category) for cluster, category in value.items()}
+    except FileNotFoundError:
+        kinds = ", ".join(kind.value for kind in Matching if kind is not Matching.FILE)
+        raise UserError(f"a matching is one of {kinds}, or a file, and there is none at {path}") from None
     except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(f'{path} is not a matching: JSON like {{"1": 7, "2": 3}}, cluster to category') from None
     wrong = [f'"{cluster}": {category}' for cluster, category in pairs.items() if not 0 <= category <= num_categories]

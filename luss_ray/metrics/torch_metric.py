@@ -1,7 +1,8 @@
 """The benchmark's scores as a metric for a training loop: updated per batch, merged across workers."""
 
+import numpy as np
 import torch.distributed as dist
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt16
 from torch import Tensor
 
 from luss_ray.core.errors import UserError
@@ -24,7 +25,9 @@ class SegmentationMetric:
         if matching is Matching.FILE:
             raise UserError("a matching from a file is for jobs/evaluate.py; map the predictions yourself")
         self.question = Question(
-            num_categories=num_categories, num_clusters=num_clusters or num_categories, matching=matching
+            num_categories=num_categories,
+            num_clusters=num_categories if num_clusters is None else num_clusters,
+            matching=matching,
         )
         self.reset()
 
@@ -46,7 +49,7 @@ class SegmentationMetric:
             raise UserError(f"preds are {tuple(preds.shape)} and target {tuple(target.shape)}: make them equal")
         for place, (ids, mask) in enumerate(zip(preds.cpu().numpy(), target.cpu().numpy(), strict=True)):
             name = f"sample {place} of the batch"
-            self.tally.add(LabelledImage(name=name, prediction=ids.astype("uint16"), mask=mask.astype("uint16")))
+            self.tally.add(LabelledImage(name=name, prediction=_ids(ids, "preds"), mask=_ids(mask, "target")))
 
     def merge_state(self, others: list["SegmentationMetric"]) -> "SegmentationMetric":
         """Add what others have counted, as torchmetrics' and torcheval's metrics do."""
@@ -71,3 +74,11 @@ class SegmentationMetric:
             UserError: nothing was counted.
         """
         return self.tally.evaluation()
+
+
+def _ids(values: np.ndarray, what: str) -> UInt16[np.ndarray, "H W"]:
+    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
+        raise UserError(
+            f"{what} are {values.dtype} from {values.min()} to {values.max()}: give ids, whole numbers from 0"
+        )
+    return values.astype(np.uint16)

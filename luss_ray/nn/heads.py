@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from luss_ray.core.errors import UserError
 from luss_ray.nn.resnet import initialise
 
 
@@ -162,6 +163,12 @@ class SegmentationHead:
     """How many times larger the logits are made, bilinearly."""
     std: float = 0.0
     """Standard deviation of the convolution's first weights, its bias being 0; 0 = Kaiming's, as published for PASS."""
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.upsampling < 1 or self.std < 0:
+            raise UserError(
+                f"head: patch {self.patch}, upsampling {self.upsampling}, std {self.std}: must be at least 1, 1 and 0"
+            )
 
 
 class PatchLogits(nn.Conv2d):

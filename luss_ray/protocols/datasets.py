@@ -10,10 +10,10 @@ from luss_ray.core.errors import UserError
 from luss_ray.core.progress import StageProgress, done_line
 from luss_ray.demo.build import build
 from luss_ray.demo.variants import VARIANTS
-from luss_ray.imagenet_s.layout import find_images
+from luss_ray.imagenet_s.layout import Source, find_images
 from luss_ray.storage.dataset import MANIFEST, ShardedDataset
 from luss_ray.storage.pack import pack
-from luss_ray.storage.pack_plan import PackSettings
+from luss_ray.storage.pack_plan import PackSettings, plan_digest, plan_shards
 from luss_ray.storage.uri import Location
 
 _DEMO_IMAGES_PER_SHARD = 500
@@ -82,28 +82,29 @@ def _demo(recipe: Recipe, storage: Location, *, dry: bool) -> ShardedDataset:
     with tempfile.TemporaryDirectory(prefix="luss-ray-demo-") as folder:
         with StageProgress("composing scenes", 1, "scenes") as progress:
             build(Path(folder), variant=variant, progress=progress.update_total)
-        _pack(Path(folder), location, variant.name, PackSettings(images_per_shard=_DEMO_IMAGES_PER_SHARD))
+        settings = PackSettings(images_per_shard=_DEMO_IMAGES_PER_SHARD)
+        _pack(find_images(Path(folder)), location, variant.name, settings)
     return ShardedDataset.open(location)
 
 
 def _packed(folder: Path, storage: Location, max_bad_samples: int | None, *, dry: bool) -> ShardedDataset:
     if not folder.is_dir():
         raise UserError(f"{folder} is neither a dataset nor a folder of images")
-    location = storage / "datasets" / f"{folder.name}-{digest(str(folder))[:8]}"
+    found, settings = find_images(folder), PackSettings(max_bad_samples=max_bad_samples)
+    planned = plan_digest(found, settings, plan_shards(found, settings))  # a folder that has grown is another dataset
+    location = storage / "datasets" / f"{folder.name}-{digest([str(folder), planned])[:8]}"
     if dry and not location.exists(MANIFEST):
-        found = find_images(folder)
         images = {split.name: len(split.images) for split in found.splits}
         num_bytes = sum(int(split.sizes.sum()) for split in found.splits)
         raise NotPackedError(str(folder), location, images, num_bytes=num_bytes, num_categories=len(found.categories))
     if not dry:
-        _pack(folder, location, folder.name, PackSettings(max_bad_samples=max_bad_samples))
+        _pack(found, location, folder.name, settings)
     return ShardedDataset.open(location)
 
 
-def _pack(folder: Path, location: Location, name: str, settings: PackSettings) -> None:
-    found = find_images(folder)
-    with StageProgress("packing", found.num_images, "images", images_per_unit=1) as progress:
-        manifest = pack(found, location, settings, name=name, on_progress=progress.update)
+def _pack(source: Source, location: Location, name: str, settings: PackSettings) -> None:
+    with StageProgress("packing", source.num_images, "images", images_per_unit=1) as progress:
+        manifest = pack(source, location, settings, name=name, on_progress=progress.update)
     seconds = progress.seconds
     images = sum(counts["images"] for counts in manifest.splits.values())
     done_line("dataset", seconds, f"{images} images in {location.uri}")

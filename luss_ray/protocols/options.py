@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luss_ray.core.errors import UserError
+from luss_ray.stages.run import RUN
+from luss_ray.storage.uri import Location
 from luss_ray.track.tracker import TrackerName
 from luss_ray.track.trackers import check_installed
 from luss_ray.train import cluster
@@ -32,7 +34,8 @@ class TrainingOptions:
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints."""
     resize_every_s: float = 60.0
-    """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX."""
+    """Seconds between looks whether the cluster has room for more workers, up to --num-workers' MAX; at least twice
+    --checkpoint-every-s, since what was done after a checkpoint is done again."""
     dry_run: bool = False
     """Say what would be done, what of it is done already, and what it leaves; do and write nothing."""
     compile: bool = False
@@ -67,3 +70,19 @@ class TrainingOptions:
             checkpoint_every_s=self.checkpoint_every_s,
             resize_every_s=self.resize_every_s,
         )
+
+
+def check_given(weights: str | None, reuse: str | None = None) -> None:
+    """Return when what a user named is there, before anything is packed.
+
+    Args:
+        weights: a run's folder or a file; None = none was named.
+        reuse: a run's folder, or None.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    if weights is not None and not any(Location.parse(weights).exists(name) for name in ("", RUN)):
+        raise UserError(f"no weights at {weights}: give a run's folder (with its {RUN}) or a weights file")
+    if reuse is not None and not Location.parse(reuse).exists(RUN):
+        raise UserError(f"--reuse {reuse}: there is no run (no {RUN})")

@@ -96,6 +96,12 @@ def _check(run: Run) -> None:
     annotated, batch = run.data.split(ANNOTATED), run.recipe.finetune.optimisation.batch_size
     if not annotated.has_masks:
         raise UserError(f"{run.data.location.uri}: {ANNOTATED} has no masks to learn from")
+    num_without = len(annotated) - int((annotated.mask_bytes > 0).sum())
+    if num_without:
+        raise UserError(
+            f"{run.data.location.uri}: {num_without} of the {len(annotated)} images of {ANNOTATED} have no mask: "
+            "leave them out of that split"
+        )
     if len(annotated) < batch:
         raise UserError(
             f"{run.data.location.uri}: {len(annotated)} annotated images are fewer than a batch of {batch}; "

@@ -8,6 +8,7 @@ from luss_ray.stages.run import Finished, Run
 from luss_ray.storage.uri import Location
 from luss_ray.train.figures import read_rows
 from luss_ray.train.launch import train
+from luss_ray.train.ledger import CHECKPOINTS
 from luss_ray.train.task import Task
 
 
@@ -35,6 +36,8 @@ def train_stage(run: Run, task: Task, inputs: dict[str, Any], *, smallest_batch:
         return {"images": images}
 
     finished = run.stage(task.name, {**inputs, "mixed_precision": run.recipe.mixed_precision}, work)
+    if run.on_stage is None:  # not sooner: whatever ends before the stage counts as done goes on from them
+        (finished.folder / CHECKPOINTS).delete_prefix("")
     if run.trackers:  # of a stage that was finished or copied they have seen nothing; what they have is dropped
         run.trackers.rows(task.name, read_rows(finished.folder))
     return finished

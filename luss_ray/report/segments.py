@@ -71,7 +71,7 @@ def write_gallery(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    page = environment.get_template("segments.html.j2").render(shown=shown, total=len(pairs), title=images.uri)
+    page = environment.get_template("segments.html.j2").render(shown=shown, title=images.uri)
     out.write(PAGE, page.encode())
 
 

@@ -12,9 +12,9 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.imagenet_s import masks
 from luss_ray.imagenet_s.label_files import MISSING, LabelledImage
 from luss_ray.metrics.evaluation import Matching, Question, Tally
-from luss_ray.metrics.scores import Scores
 from luss_ray.metrics.segmentation import SegmentationCounts
 from luss_ray.stages.run import Finished, Run
+from luss_ray.stages.shards import decoded_mask
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
@@ -32,7 +32,8 @@ def count_shard(predictions: LabelShards, shard: int, question: Question) -> Tal
             if label is None:
                 tally.findings.add(MISSING, split.key(row))
             ids = masks.decode(label) if label else None
-            tally.add(LabelledImage(name=split.key(row), prediction=ids, mask=masks.decode(mask)))
+            truth = decoded_mask(split, row, mask)
+            tally.add(LabelledImage(name=split.key(row), prediction=ids, mask=truth))
     return tally
 
 
@@ -60,7 +61,7 @@ def count_baselines(split: Split, shard: int, num_categories: int) -> dict[str, 
     rows = split.shard_rows(shard)
     for row, data in zip(rows.tolist(), split.read_masks(rows), strict=True):
         if data is not None:
-            mask = masks.decode(data)
+            mask = decoded_mask(split, row, data)
             counts["other"].update(np.zeros_like(mask), mask)
             counts["whole_image"].update(np.full_like(mask, split.class_ids[row]), mask)
     return counts
@@ -112,8 +113,3 @@ def score_baselines(run: Run) -> Finished:
         return {"images": len(split)}
 
     return run.stage("baselines", {}, work)
-
-
-def read_scores(evaluation: Finished) -> Scores:
-    """Return the scores of a finished evaluation."""
-    return Scores.from_json((evaluation.folder / METRICS).read_json()["scores"])

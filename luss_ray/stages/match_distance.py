@@ -16,7 +16,7 @@ from luss_ray.nn.backbone import Architecture, Backbone
 from luss_ray.nn.checkpoint import load_backbone
 from luss_ray.nn.folding import for_inference
 from luss_ray.nn.heads import upsample
-from luss_ray.stages.shards import read_shard
+from luss_ray.stages.shards import decoded_mask, read_shard
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.labels import LabelShards
 from luss_ray.storage.uri import Location
@@ -85,7 +85,7 @@ class ReferenceWork:
         for images, batch in whole.batches(device):
             for image, features in zip(images, pixel_features(network, batch), strict=True):
                 if (mask := truth[image.row]) is not None:
-                    found[image.row] = reference_vectors(features, masks.decode(mask))
+                    found[image.row] = reference_vectors(features, decoded_mask(self.split, image.row, mask))
         ordered = [found[row] for row in sorted(found)]
         buffer = io.BytesIO()
         np.savez(

@@ -73,7 +73,7 @@ class Run:
     @property
     def num_clusters(self) -> int:
         """Clusters N: asked for, or as many as there are categories, or as many as were found."""
-        num = self.recipe.num_categories or len(self.data.categories)
+        num = self.recipe.num_categories or self._num_named
         if self.estimates and (estimated := self.finished(ESTIMATE)):
             num = estimated.about["chosen"]
         if num < 2:
@@ -86,7 +86,13 @@ class Run:
     @property
     def estimates(self) -> bool:
         """Whether the number of clusters is found from the features."""
-        return not (self.recipe.num_categories or self.data.categories) and bool(self.recipe.category_candidates)
+        return not (self.recipe.num_categories or self._num_named) and bool(self.recipe.category_candidates)
+
+    @property
+    def _num_named(self) -> int:
+        """Categories that the dataset names; 0 where it is a single one, which tells nothing apart."""
+        num = len(self.data.categories)
+        return num if num > 1 or self.labelled else 0
 
     @property
     def shown_split(self) -> str:

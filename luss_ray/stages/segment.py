@@ -19,13 +19,13 @@ from PIL import Image
 from luss_ray.core.errors import BadSampleError, UserError
 from luss_ray.export.segmenter import Segmenter, label_map, load
 from luss_ray.imagenet_s import masks
+from luss_ray.imagenet_s.layout import IMAGE_SUFFIXES
 from luss_ray.nn.folding import for_inference
 from luss_ray.stages.shards import decode_images, run_over_shards
 from luss_ray.storage.uri import Location, json_bytes, parquet_bytes
 from luss_ray.train.cluster import Resources
 
 IMAGES, LABELS, PLAN, UNREADABLE = "images.parquet", "labels", "plan.json", "unreadable.json"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 _PORTION = 64
 """Images that an actor takes at a time; so many, resized, are in its memory."""
 _READ_THREADS = 16
@@ -67,10 +67,10 @@ def find(images: Location, known: Listing | None = None) -> Listing:
     Raises:
         UserError: there are none.
     """
-    listed = known or Listing([], [])
-    found = sorted({name for name in images.list() if name.lower().endswith(SUFFIXES)} - set(listed.images))
+    listed, suffixes = known or Listing([], []), tuple(sorted(IMAGE_SUFFIXES))
+    found = sorted({name for name in images.list() if name.lower().endswith(suffixes)} - set(listed.images))
     if not found and not len(listed):
-        raise UserError(f"no images below {images.uri}: looked for {', '.join(SUFFIXES)}")
+        raise UserError(f"no images below {images.uri}: looked for {', '.join(suffixes)}")
     return Listing([*listed.images, *found], [*listed.labels, *_labels(found, set(listed.labels))])
 
 

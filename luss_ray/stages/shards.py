@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray.data
 import torch
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt16
 from ray.data import ActorPoolStrategy, DataContext
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from luss_ray.core.progress import StageProgress
 from luss_ray.data.augment import normalise
 from luss_ray.data.crops import centre_crop, resize_shorter, shape_of_shorter
 from luss_ray.data.decode import decode_image, image_size
+from luss_ray.imagenet_s import masks
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.store import be_patient
 from luss_ray.train.cluster import Resources
@@ -117,6 +118,23 @@ def _check_budget(name: str, bad: Sequence[str], most: int) -> None:
             f"{name}: more than {most} unreadable images (e.g. {bad[0]}); "
             "run shards/verify.py, or allow more with --max-bad-samples"
         )
+
+
+def decoded_mask(split: Split, row: int, data: bytes) -> UInt16[np.ndarray, "H W"]:
+    """Return a sample's true mask.
+
+    Args:
+        split: whose sample.
+        row: of it.
+        data: the mask, encoded.
+
+    Raises:
+        UserError: it can't be read; the sample is named.
+    """
+    try:
+        return masks.decode(data)
+    except BadSampleError as error:
+        raise UserError(f"{split.sample_uri(row)}: {error.reason}; shards/verify.py lists all such") from None
 
 
 @dataclass(frozen=True)

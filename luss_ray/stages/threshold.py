@@ -11,14 +11,13 @@ import torch
 from luss_ray.clustering.assign import Clusters
 from luss_ray.clustering.features import FeatureFiles
 from luss_ray.config.recipe import Recipe, ThresholdChoice
-from luss_ray.imagenet_s import masks
 from luss_ray.metrics.curve import Curve, ThresholdCurve
 from luss_ray.metrics.threshold import AttentionHistogram, otsu
 from luss_ray.stages.attend import Attender
 from luss_ray.stages.cluster import read_clusters
 from luss_ray.stages.extract import HISTOGRAM, feature_file
 from luss_ray.stages.run import Finished, Run
-from luss_ray.stages.shards import read_shard, run_over_shards
+from luss_ray.stages.shards import decoded_mask, read_shard, run_over_shards
 from luss_ray.storage.dataset import Split
 from luss_ray.storage.uri import Location
 
@@ -66,7 +65,7 @@ class AttendWork:
             maps = network.maps(batch, [(image.height, image.width) for image in images])
             for image, (clusters, attention) in zip(images, maps, strict=True):
                 if (mask := truth[image.row]) is not None:
-                    curve.update(clusters, attention, masks.decode(mask))
+                    curve.update(clusters, attention, decoded_mask(self.split, image.row, mask))
                 if image.row in shown:
                     arrays |= {f"clusters_{image.row}": clusters, f"attention_{image.row}": attention}
         buffer = io.BytesIO()

@@ -148,7 +148,7 @@ def _row(shard: str, key: str, members: Mapping[str, Member], data: bytes) -> di
     if image is None:
         raise BadSampleError(f"no image among its members ({', '.join(members)})")
     height, width = image_size(_part(data, image[1]))
-    if mask is not None and masks.size(_part(data, mask[1])) != (height, width):
+    if mask is not None and masks.decode(_part(data, mask[1])).shape != (height, width):
         raise BadSampleError("its mask has another size")
     return {
         "shard": shard,
@@ -166,7 +166,8 @@ def _row(shard: str, key: str, members: Mapping[str, Member], data: bytes) -> di
 
 def _label(key: str, members: Mapping[str, Member], data: bytes) -> int | str | None:
     if "cls" not in members:
-        return key.rpartition("/")[0].rpartition("/")[2] or None
+        folder = key.rpartition("/")[0].rpartition("/")[2]
+        return folder if folder.strip(".") else None  # `tar cf x.tar .` calls them ./NAME
     text = _part(data, members["cls"]).strip()
     if not text.isdigit():
         raise BadSampleError("its .cls is no number")

@@ -52,10 +52,10 @@ def publish_index(
         quarantined=quarantined,
         base=base,
     )
-    location.create(INDEX, data)
-    location.create(MANIFEST, json_bytes(manifest.to_json()))
-    there = ShardedDataset.open(location).manifest
-    if there.digest != manifest.digest:
+    ours = location.create(INDEX, data) or location.read(INDEX) == data
+    if ours:  # else one that was left half-way would get a manifest that isn't its own
+        location.create(MANIFEST, json_bytes(manifest.to_json()))
+    if not ours or (there := ShardedDataset.open(location).manifest).digest != manifest.digest:
         raise UserError(
             f"{location.uri} holds another dataset: use another folder, or delete its {MANIFEST} and {INDEX}"
         )

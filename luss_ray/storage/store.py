@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
 from luss_ray.core.errors import UserError
@@ -49,7 +55,7 @@ _OS_ERRORS = {
 }
 
 _TOO_SHORT = "ends before the bytes asked for"
-
+_BAD_NAME = "Could not parse path"
 
 _NO_ANSWER = "the request failed or timed out; check the network and AWS_ENDPOINT_URL"
 _LONGEST_PAUSE_S = 10.0
@@ -107,7 +113,7 @@ def check_credentials(uri: str) -> None:
 
 
 def be_patient() -> None:
-    """From now on let this process wait ten minutes for an S3 store that is away, instead of some twenty seconds.
+    """From now on let this process wait ten minutes for an S3 store that is away, instead of three.
 
     A program's first look at a store should fail soon, since its address may be wrong; what is under way should not.
     """
@@ -140,8 +146,12 @@ def one_line_errors(uri: str, doing: str) -> Iterator[None]:
         yield
     except AlreadyExistsError:
         raise
+    except (InvalidPathError, ValueError) as error:
+        if isinstance(error, ValueError) and not str(error).startswith(_BAD_NAME):
+            raise
+        raise UserError(f"cannot {doing} {uri}: {_misnamed(str(error))}") from None
     except (BaseError, OSError) as error:
-        reason = _reason(error)
+        reason = _reason(error, uri)
         if reason is None or (doing == "read" and reason == _OS_ERRORS[_NOT_A_FOLDER]):
             raise FileNotFoundError(f"{uri} does not exist") from None
         if reason == _TOO_SHORT:
@@ -150,7 +160,13 @@ def one_line_errors(uri: str, doing: str) -> Iterator[None]:
         raise kind(f"cannot {doing} {uri}: {reason}") from None
 
 
-def _reason(error: Exception) -> str | None:
+def _misnamed(text: str) -> str:
+    name = re.search(r'Path "(.*?)"(?::| contained)', text, re.DOTALL)
+    named = f": rename {name[1]!r}" if name else ""
+    return f"a name has characters that are not kept (control characters, an empty part, not UTF-8){named}"
+
+
+def _reason(error: Exception, uri: str) -> str | None:
     text = str(error)
     if "NoSuchBucket" in text:
         return "the bucket does not exist; create it, or check the URI and AWS_ENDPOINT_URL"
@@ -162,7 +178,7 @@ def _reason(error: Exception) -> str | None:
         return _TOO_SHORT
     if isinstance(error, OSError) and error.errno is not None:
         return _OS_ERRORS.get(str(error.errno), f"the system says: {os.strerror(error.errno).lower()}")
-    return _s3_reason(error, text)
+    return _s3_reason(error, text) if uri.startswith("s3://") else f"the system says: {text.splitlines()[0]}"
 
 
 def _s3_reason(error: Exception, text: str) -> str:
@@ -173,6 +189,8 @@ def _s3_reason(error: Exception, text: str) -> str:
         return f"access refused ({code[1] if code else 'no permission'}); {_ADVICE}"
     if status is not None:
         return f"the store answered {status[1]}{f' ({code[1]})' if code else ''}"
+    if "incorrectly configured region" in text:
+        return "the bucket is in another region; set AWS_REGION"
     if "kind: Connect," in text:
         return f"no connection to {_endpoint() or 'Amazon S3'}; check the network and AWS_ENDPOINT_URL"
     return _NO_ANSWER

@@ -114,9 +114,10 @@ class Location:
         return self.child(name)
 
     def child(self, *parts: str) -> "Location":
-        """Return the folder or object `parts` below this one."""
+        """Return the folder or object `parts` below this one; UserError where they would lead out of it."""
         names = [name for part in parts for name in part.split("/") if name]
-        assert not {".", ".."} & set(names), f"{parts} leaves {self.uri}"
+        if {".", ".."} & set(names):
+            raise UserError(f"{'/'.join(parts)} leads out of {self.uri}: give a name without . and ..")
         path = "/".join([self.path.rstrip("/"), *names])
         return Location(self.bucket, path.lstrip("/") if self.bucket else path or "/")
 

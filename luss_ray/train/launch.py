@@ -79,7 +79,10 @@ def _trainer(assignment: Assignment, resources: Resources) -> TorchTrainer:
             num_workers=high if low == high else (low, high),
             use_gpu=resources.use_gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if resources.use_gpu else {}),
-            elastic_resize_monitor_interval_s=assignment.limits.resize_every_s,
+            # Ray resizes without notice: later than the group's first checkpoint, lest it throw all away that was done.
+            elastic_resize_monitor_interval_s=max(
+                assignment.limits.resize_every_s, 2 * assignment.limits.checkpoint_every_s
+            ),
         ),
         run_config=RunConfig(
             name=assignment.settings[:12],

@@ -1,5 +1,6 @@
 """What a training stage consumed of its plan: left beside its weights, and audited from there."""
 
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,19 @@ def write_order(folder: Location, spec: StreamSpec) -> None:
     folder.write_json(ORDER, order)
 
 
+def check_seen(folder: Location) -> None:
+    """Refuse a stage's folder that this machine can't see.
+
+    Raises:
+        UserError: what the driver wrote there is not there.
+    """
+    if not folder.exists(ORDER):
+        raise UserError(
+            f"{folder.uri} is on another machine than {socket.gethostname()}, which is to train: "
+            "give --storage s3://bucket/prefix, or a folder that all nodes share"
+        )
+
+
 def write_consumption(folder: Location, step: int, consumption: Consumption, quarantined: dict[str, str]) -> None:
     """Leave in a stage's folder what was consumed by its end."""
     folder.write_json(CONSUMPTION, {"step": step, "consumed": consumption.to_dict(), "quarantined": quarantined})
@@ -66,10 +80,15 @@ def audit_run(run: Location) -> list[StageAudit]:
     Raises:
         UserError: no training stage was begun there, or its dataset is gone or replaced.
     """
+    return [_audit_stage(run, stage) for stage in begun_stages(run)]
+
+
+def begun_stages(run: Location) -> list[str]:
+    """Return the names of a run's training stages that were begun; UserError where there are none."""
     begun = [name.rpartition("/")[0] for name in run.list(suffix=ORDER)]
     if not begun:
         raise UserError(f"{run.uri} has no training stage that was begun: give the folder of a run, STORAGE/NAME")
-    return [_audit_stage(run, stage) for stage in begun]
+    return begun
 
 
 def _audit_stage(run: Location, stage: str) -> StageAudit:

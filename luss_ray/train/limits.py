@@ -21,7 +21,7 @@ class Limits:
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints."""
     resize_every_s: float = 60.0
-    """Seconds between looks whether the cluster has room for more workers."""
+    """Seconds between looks whether the cluster has room for more workers; twice those between checkpoints at least."""
 
     def __post_init__(self) -> None:
         for name in ("max_bad_samples", "max_failures", "max_rewinds", "checkpoint_every_s", "resize_every_s"):

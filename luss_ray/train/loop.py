@@ -32,7 +32,16 @@ _ASK_EVERY_S = 2.0
 
 
 class NotFiniteError(Exception):
-    """The loss, before an update, or the weights, before they are saved, are not finite; on all ranks alike."""
+    """The loss, before an update, or the weights, before they are saved, are not finite; on all ranks alike.
+
+    Args:
+        figures: what is not.
+        step: whose update it was, or would have been.
+    """
+
+    def __init__(self, figures: str, step: int) -> None:
+        super().__init__(figures)
+        self.figures, self.step = figures, step
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Trainer:
             self.take_steps()
             self.check_weights()
         except NotFiniteError as error:
-            self.give_up_steps(str(error))
+            self.give_up_steps(error)
             return False
         self.leave_weights()
         return True
@@ -146,7 +155,7 @@ class Trainer:
         if self.precision.overflowed(figures):
             figures[GRADIENT_NORM] = 0.0  # this update is left out
         if not all(math.isfinite(value) for value in figures.values()):
-            raise NotFiniteError(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+            raise NotFiniteError(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), self.step)
         self.trainee.before_update(self.step)
         self.precision.update(optimiser)
         self.step += 1
@@ -194,9 +203,9 @@ class Trainer:
     def check_weights(self) -> None:
         """Raise NotFiniteError unless all parameters are finite; they are the same on every rank."""
         if not torch.stack([p.isfinite().all() for p in self.trainee.network.parameters()]).all():
-            raise NotFiniteError("weights")
+            raise NotFiniteError("weights", self.step - 1)
 
-    def give_up_steps(self, reason: str) -> None:
+    def give_up_steps(self, error: NotFiniteError) -> None:
         """Record the samples of the step that failed and stop the stream; refuse to go on after too many times.
 
         Raises:
@@ -206,16 +215,19 @@ class Trainer:
         if self.world.rank == 0:
             self.store.wait()
             name, limit = self.given.task.name, self.given.limits.max_rewinds
-            rows, split = self.plan.slice(self.step, 0, 1)[1], self.spec.open_split()
-            write_not_finite(self.given.folder, self.step, reason, [split.sample_uri(row) for row in rows.tolist()])
+            rows, split = self.plan.slice(error.step, 0, 1)[1], self.spec.open_split()
+            write_not_finite(
+                self.given.folder, error.step, error.figures, [split.sample_uri(row) for row in rows.tolist()]
+            )
             times: Any = ray.get(self.given.monitor.rewind.remote())
+            what = f"not finite at step {error.step} ({error.figures})"
             if times > limit:
                 where = self.given.folder.child(NOT_FINITE).uri
                 raise UserError(
-                    f"{name}: not finite at step {self.step} ({reason}), and {limit} times before: lower the learning "
-                    f"rate, look at the samples in {where}, or allow more --max-rewinds"
+                    f"{name}: {what}, and {limit} times before: lower the learning rate, look at {where}, "
+                    "or allow more --max-rewinds"
                 )
-            self.tell(f"not finite at step {self.step} ({reason}); goes back to the newest checkpoint")
+            self.tell(f"{what}; goes back to the newest checkpoint")
 
     def tell(self, line: str) -> None:
         """Let people know."""
@@ -302,7 +314,7 @@ class Trainer:
         return total, dict(sorted(quarantined.items()))
 
     def leave_weights(self) -> None:
-        """Publish weights and figures; the stage is complete when they lie there."""
+        """Publish weights and figures; checkpoints stay until the driver has seen all workers end."""
         consumption, quarantined = self.gather()
         if self.world.rank == 0:
             self.store.wait()
@@ -313,6 +325,5 @@ class Trainer:
             self.given.folder.write(METRICS, self.figures.to_jsonl())
             write_consumption(folder, self.step, consumption, quarantined)
             folder.write("weights.safetensors", safetensors.torch.save(weights))
-            (folder / CHECKPOINTS).delete_prefix("")
         if self.world.size > 1:
             dist.barrier()

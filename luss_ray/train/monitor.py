@@ -45,12 +45,21 @@ class Monitor:
         self.quarantined: set[str] = set()
         self.num_rewinds = 0
         self.rows: list[dict[str, float]] = []
-        self._starts_in_a_row = 0
+        self._starts_in_a_row = self._num_workers = 0
         self._failure = "its workers died"
 
-    def begin(self) -> str | None:
-        """Note that a group of workers starts, from its rank 0; return why it must not go on, or None."""
-        self._starts_in_a_row += 1
+    def begin(self, num_workers: int = 0) -> str | None:
+        """Note that the stage is started; return why it must not go on, or None.
+
+        A group larger than the last one doesn't count: it was started because there are more workers, not because
+        something went wrong.
+
+        Args:
+            num_workers: in the group, noted from its rank 0; 0 = from the driver.
+        """
+        grown = 0 < self._num_workers < num_workers
+        self._num_workers = num_workers or self._num_workers
+        self._starts_in_a_row += not grown
         if self._starts_in_a_row <= 1 + self.max_failures:
             return None
         return f"{self.name}: gave up after {self.max_failures} restarts without progress: {self._failure}"

@@ -14,7 +14,7 @@ import torch
 from luss_ray.core.errors import UserError
 from luss_ray.storage.store import be_patient
 from luss_ray.train.assignment import Assignment
-from luss_ray.train.ledger import STALLS
+from luss_ray.train.ledger import STALLS, check_seen
 from luss_ray.train.loop import Trainer
 from luss_ray.train.refusals import user_errors
 from luss_ray.train.stall import StallGuard
@@ -30,8 +30,9 @@ def train_worker(assignment: Assignment) -> None:
     if now.refusal:
         return
     try:
+        check_seen(assignment.folder)
         world = _join_world(assignment.num_threads)
-        refusal = ray.get(monitor.begin.remote()) if world.rank == 0 else None
+        refusal = ray.get(monitor.begin.remote(world.size)) if world.rank == 0 else None
         if refusal:
             raise UserError(refusal)
         leave_stacks = functools.partial(_leave_stacks, assignment, world)

@@ -80,6 +80,8 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     found = look(str(tmp_path))["Ray"]
     assert found.verdict is Verdict.BAD and "RAY_ADDRESS=127.0.0.1:1" in found.text
+    storage = look(str(tmp_path))["storage"]
+    assert storage.verdict is Verdict.POOR and "all nodes of a cluster must share it" in storage.text
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

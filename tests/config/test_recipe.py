@@ -3,7 +3,19 @@ import json
 
 import pytest
 
-from luss_ray.config.recipe import Backbone, Crops, Optimisation, Prediction, Recipe, digest, settings
+from luss_ray.config.recipe import (
+    Backbone,
+    Crops,
+    Finetune,
+    Optimisation,
+    Prediction,
+    Pretrain,
+    Prototypes,
+    Recipe,
+    Threshold,
+    digest,
+    settings,
+)
 from luss_ray.config.recipes import RECIPES
 from luss_ray.core.errors import UserError
 
@@ -74,6 +86,14 @@ def test_published_settings_of_semi_supervised_fine_tuning(name, lr, decay, weig
         lambda: Recipe(recipe_name="x", num_categories=1),
         lambda: Prediction(guided_radius=4.1),
         lambda: Prediction(guided_radius=-1),
+        lambda: Recipe(recipe_name="x", seed=-1),
+        lambda: Recipe(recipe_name="x", shorter_side_px=0),
+        lambda: Prototypes(hidden=0),
+        lambda: Pretrain(shallow_stages=(3, 4)),
+        lambda: Pretrain(grid=0),
+        lambda: Threshold(max=80),
+        lambda: Finetune(scale=(0.4, 4.0)),
+        lambda: Finetune(crop_px=0),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(make):

@@ -167,6 +167,9 @@ def test_the_pretrained_backbone_is_scored_by_distance_matching(
     shown = job.run_program("distance_matching.py", tmp_path, *given, "--weights", str(run), "--dry-run")
     assert "to do: 3 of 3 stages" in shown and not (tmp_path / "demo-distance-matching").exists()
     job.run_program("distance_matching.py", tmp_path, *given, "--weights", str(run))
+    tuned = str(run / "finetune" / "weights.safetensors")
+    mixed = job.program("distance_matching.py", tmp_path, *given, "--weights", tuned)
+    assert mixed.returncode == 2 and "was made with other settings (weights = " in mixed.stdout + mixed.stderr
     result = job.result_of(tmp_path / "demo-distance-matching")
     scores = result["metrics"]["distance_matching"]
     assert result["protocol"] == "distance-matching" and result["num_references"] >= 40
@@ -220,6 +223,7 @@ def test_a_run_killed_with_sigkill_three_times_has_the_same_result(finished: tup
     assert "loads itself again" in page.read_text()
     running.start().finish()
     assert "loads itself again" not in page.read_text()
+    assert not list((folder / "demo").glob("**/checkpoints/*"))
     assert "3 training stages add up" in job.audit(folder / "demo").stdout
     undisturbed = job.result_of(run)["metrics"]
     del undisturbed["baselines"]["random_backbone"]

@@ -112,6 +112,19 @@ def test_pictures_of_all_kinds_give_the_same(tmp_path: Path, photo: np.ndarray) 
         np.testing.assert_array_equal(ids, expected)
 
 
+@pytest.mark.parametrize("mode", ["16-bit grey", "transparent"])
+def test_pillows_image_of_a_file_gives_what_the_file_gives(tmp_path: Path, mode: str) -> None:
+    exported(tmp_path / "model")
+    model, rng = luss_ray.load(tmp_path / "model"), np.random.default_rng(0)
+    grey = rng.integers(0, 65536, (60, 80), np.uint16)
+    pixels = grey if mode == "16-bit grey" else rng.integers(0, 256, (60, 80, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        of_image, _ = model.prepare(picture)
+    of_file, _ = model.prepare(tmp_path / "picture.png")
+    assert torch.equal(of_image, of_file) and of_file.std() > 0.5
+
+
 def test_large_images_are_decided_at_a_thousand_pixels(tmp_path: Path) -> None:
     exported(tmp_path)
     large = np.random.default_rng(0).integers(0, 256, (700, 1500, 3), np.uint8)
@@ -124,9 +137,13 @@ def test_what_is_no_picture_is_told_so(tmp_path: Path, photo: np.ndarray) -> Non
     (tmp_path / "text.jpg").write_text("no image")
     for picture, message in [
         (photo.astype(np.float32), "give uint8"),
+        (Image.fromarray(photo[..., 0].astype(np.float32)), "floating-point"),
         (photo[..., 0], "give uint8"),
         (tmp_path / "nowhere.jpg", "no image at"),
-        (tmp_path / "text.jpg", "can't be read as an image"),
+        (
+            tmp_path / "text.jpg",
+            "text.jpg can't be read as an image: UnidentifiedImageError: cannot identify image file$",
+        ),
         (b"", "empty"),
         (3, "int is no picture"),
         (np.zeros((1, 100_000, 3), np.uint8), "can't be segmented"),

@@ -98,6 +98,21 @@ def test_a_fine_tuning_run_gives_its_fine_tuned_network_unless_asked_otherwise(t
     assert torch.equal(ends["norm.bias"], expected) and not torch.equal(starts["norm.bias"], expected)
 
 
+def test_options_that_can_not_be_meant_are_refused_and_a_dry_run_sees_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--size-px 0"):
+        convert.Options(source="run", out="x.onnx", size_px=0)
+    with pytest.raises(UserError, match="leave it out"):
+        convert.Options(source="run", out="x.pt2", stage=convert.Stage.FINETUNE)
+    fixtures_export.exported(tmp_path / "model")
+    run_convert(tmp_path / "model", tmp_path / "out")
+    with pytest.raises(UserError, match="exists already"):
+        run_convert(tmp_path / "model", tmp_path / "out", dry_run=True)
+    with pytest.raises(UserError, match="describes no model that segments images"):
+        load(tmp_path / "out")
+    words = [str(tmp_path / name) for name in ("model", "x.pth")]
+    job.run_program("convert.py", tmp_path, *words, "--stage", "finetune", "--dry-run")
+
+
 @pytest.mark.parametrize("kind", fixtures_export.ARCHITECTURES)
 def test_the_model_of_a_run_converts_back(kind: str, tmp_path: Path) -> None:
     network, pixels = fixtures_export.exported(tmp_path / "model", kind), torch.randn(1, 3, 64, 64)

@@ -131,6 +131,7 @@ def test_bad_input_gets_one_line(model: Path, images: Path, tmp_path: Path) -> N
         ((tmp_path / "no-run", images, tmp_path / "out"), "holds no model"),
         ((model, model, tmp_path / "out"), "no images below"),
         ((model, images, images / "labels"), "lies within --images"),
+        ((model, images, images.parent), "keeps its photos"),
     ]:
         asked = [word for pair in zip(("--model", "--images", "--out"), map(str, words), strict=True) for word in pair]
         refused = program("segment.py", tmp_path, *asked)

@@ -147,3 +147,13 @@ def test_a_run_to_be_reused_must_be_one(run, tmp_path):
     with pytest.raises(UserError, match=r"elsewhere is no run"), wrong.claimed():
         pass
     assert not run.folder.exists("run.json")
+
+
+def test_a_single_folder_of_images_is_no_category_to_tell_apart(run):
+    train = {"train": run.data.manifest.splits["train"]}
+    one = ShardedDataset(run.data.location, replace(run.data.manifest, categories=("photos",), splits=train))
+    own = replace(run, recipe=RECIPES["own-images"](), data=one)
+    assert own.estimates
+    with pytest.raises(UserError, match="--num-categories N"):
+        _ = replace(own, recipe=run.recipe).num_clusters
+    assert not replace(run, recipe=own.recipe).estimates

@@ -77,6 +77,29 @@ def test_categories_by_name_and_by_folder(tmp_path: Path) -> None:
     assert ShardedDataset.open(other).split("train").class_ids.tolist() == [2, 1, 2]
 
 
+def test_keys_of_tar_and_masks_that_are_cut_short(tmp_path: Path) -> None:
+    location, mask = Location.parse(tmp_path), masks.encode(mask_ids(1))
+    with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as out:
+        for key, data in (("./1", mask), ("./2", mask[: len(mask) // 2])):
+            out.write({"__key__": key, "jpg": jpeg(1), "mask.png": data})
+    manifest = index_shards(location, IndexSettings(patterns={"train": "*.tar"}), name="x")
+    assert manifest.categories == ()
+    (bad,) = manifest.quarantined
+    assert bad["file"].endswith("0.tar#./2") and "mask" in bad["reason"]
+
+
+def test_an_index_left_by_something_else_is_in_the_way(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as out:
+        out.write({"__key__": "1", "jpg": jpeg(1)})
+    (tmp_path / "index.parquet").write_bytes(b"of another indexing that was interrupted")
+    settings = IndexSettings(patterns={"train": "*.tar"})
+    with pytest.raises(UserError, match=r"holds another dataset.*delete"):
+        index_shards(Location.parse(tmp_path), settings, name="x")
+    assert not (tmp_path / "manifest.json").exists()
+    (tmp_path / "index.parquet").unlink()
+    assert index_shards(Location.parse(tmp_path), settings, name="x").splits["train"]["images"] == 1
+
+
 @pytest.mark.usefixtures("images")
 def test_bad_samples_are_left_out_up_to_a_limit_and_wrong_tars_are_one_line(tmp_path: Path) -> None:
     location = Location.parse(tmp_path / "shards")

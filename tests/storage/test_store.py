@@ -186,3 +186,18 @@ def test_requests_that_may_be_repeated_are(slow_store, s3_environment):
         assert slow_store.num_to_cut_off == 0
     assert answers["read"] == b"1" and answers["ranges"] == [b"1"] and answers["list"] == ["a"]
     assert place.list() == []
+
+
+@pytest.mark.parametrize("name", ["t\tab.jpg", os.fsdecode(b"\xff.jpg")], ids=["control character", "not UTF-8"])
+def test_a_name_that_is_not_kept_is_told_at_once(tmp_path, name):
+    for present in ("ok.jpg", name):
+        (tmp_path / present).touch()
+    started = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"cannot list .*: a name has characters that are not kept .*: rename '"
+    ) as error:
+        Location.parse(tmp_path).list()
+    one_line(error)
+    assert time.monotonic() - started < 20
+    with pytest.raises(UserError, match="cannot read"):
+        Location.parse(tmp_path).read("t\tab.jpg")

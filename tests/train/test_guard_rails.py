@@ -1,5 +1,6 @@
 """Losses and weights that are not finite, and workers that can not start: on real Ray, two workers."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,36 @@ def test_what_is_not_finite_is_undone_and_recorded(run: Callable[..., Path], cap
     folder = run("mishaps", limits(max_rewinds=2), bad_loss_at=3, bad_weights_at=5)
     assert (folder / "weights.safetensors").read_bytes() == (calm / "weights.safetensors").read_bytes()
     loss, weights = Location.parse(folder).read_json(NOT_FINITE)
-    assert loss["step"] == 3 and "loss nan" in loss["figures"] and weights["figures"] == "weights"
+    assert loss["step"] == 3 and "loss nan" in loss["figures"]
+    assert weights["step"] == 5 and weights["figures"] == "weights"
     assert len(loss["samples"]) == 32 and all(".tar#" in sample for sample in loss["samples"])
     (stage,) = audit_run(Location.parse(folder.parent))
     assert stage.adds_up and stage.step == stage.num_steps == 7
     assert "goes back to the newest checkpoint" in caplog.text
+
+
+@pytest.mark.long
+def test_weights_of_the_last_step_and_a_driver_that_ends_too_soon(run: Callable[..., Path]) -> None:
+    """Until the stage counts as done, what is started again goes on from the newest checkpoint."""
+    calm = run("calm", limits())
+    folder = run("mishap", limits(), bad_weights_at=6)
+    assert Location.parse(folder).read_json(NOT_FINITE)[0]["step"] == 6
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert weights == (calm / "weights.safetensors").read_bytes()
+    newest = max((folder / "checkpoints").iterdir())
+    (folder / "weights.safetensors").unlink()
+    shutil.rmtree(tmp_done := folder.parents[1] / "mishap-done")
+    again = run("mishap", limits(), bad_loss_at=0)
+    assert again == folder and (folder / "weights.safetensors").read_bytes() == weights
+    assert not list(tmp_done.iterdir()), f"it went on from {newest.name}, not from the first step"
+
+
+def test_a_folder_that_workers_can_not_see_is_refused(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luss_ray.train.launch.write_order", lambda folder, spec: None)
+    with pytest.raises(UserError, match=r"is on another machine than .*give --storage s3://"):
+        run("unseen", limits())
 
 
 @pytest.mark.long

@@ -17,6 +17,13 @@ def test_a_checkpoint_makes_up_for_all_restarts_before_it():
     assert monitor.begin() is None and monitor.begin() is not None
 
 
+def test_a_group_that_has_grown_is_no_restart():
+    monitor = Monitor("pretrain", max_failures=1)
+    assert [monitor.begin(num_workers) for num_workers in (2, 3, 4, 5)] == [None] * 4
+    assert monitor.begin(4) is None, "one has died"
+    assert monitor.begin(4) is not None
+
+
 def test_the_first_refusal_stays_and_notes_keep_their_order():
     monitor = Monitor("pretrain", max_failures=1)
     monitor.refuse("no such bucket")
