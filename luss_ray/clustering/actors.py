@@ -2,14 +2,17 @@
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import ray
 import ray.exceptions
 from jaxtyping import Float32, Float64, Int64
+from ray._private.state import state
 
 from luss_ray.clustering.kmeans import (
     ClusterSums,
@@ -25,6 +28,9 @@ from luss_ray.core.seeds import CLUSTERS, generator
 
 log = logging.getLogger(__name__)
 _LITTLE_MEMORY = 2 << 30
+_LOOK_EVERY_S = 10.0
+_PATIENCE_S = 120.0
+"""How long an actor may be without a place in the cluster before the others take its rows over."""
 _NUM_WAVES = 2
 """Groups of restarts that take turns, so that actors work on one while the driver moves the other's centroids. Where
 rows lie on disk all restarts share one pass, for the passes are what takes time there."""
@@ -44,6 +50,18 @@ class KMeansResult:
     dropped_at: list[int | None]
     """Iteration at which a restart was dropped because it could not win any more; None where it was not."""
     num_rows: int
+
+
+class FewerPlacesError(Exception):
+    """Actors have had no place in the cluster for too long: another job has it, or a node is gone.
+
+    Args:
+        num_placed: actors that have one.
+    """
+
+    def __init__(self, num_placed: int) -> None:
+        super().__init__(f"{num_placed} actors have a place")
+        self.num_placed = num_placed
 
 
 @dataclass
@@ -85,6 +103,11 @@ class DistributedKMeans:
         """
         if not self.files:
             raise UserError("no feature file to cluster: extract features first")
+        self._start(min(self.num_actors, len(self.files)))
+        return self
+
+    def _start(self, num_actors: int) -> None:
+        """Start so many actors, or as many as have a place."""
         actor = ray.remote(FeatureRows).options(
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
@@ -92,17 +115,24 @@ class DistributedKMeans:
             max_task_retries=3,
             scheduling_strategy="SPREAD",
         )
-        parts = np.array_split(np.arange(len(self.files)), min(self.num_actors, len(self.files)))
+        parts = np.array_split(np.arange(len(self.files)), num_actors)
         self._parts = [[self.files[number] for number in part] for part in parts]
         threads, device = max(1, int(self.num_cpus)), "cuda" if self.num_gpus else "cpu"
         memory_bytes = _share_of_memory(len(parts)) if self.memory_bytes is None else self.memory_bytes
         self.actors = [actor.remote(self.loader, part, threads, memory_bytes, device) for part in self._parts]
         try:
             self._describe(memory_bytes)
+        except FewerPlacesError as error:
+            self._start_again(error)
         except BaseException:
             self.__exit__()
             raise
-        return self
+
+    def _start_again(self, error: FewerPlacesError) -> None:
+        """Give the rows to the actors that have a place; to one, which waits for its own, where none has."""
+        log.warning("k-means: %s of %d, and take over the rows of the others", error, len(self.actors))
+        self.__exit__()
+        self._start(max(1, error.num_placed))
 
     def __exit__(self, *_: object) -> None:
         """End the actors."""
@@ -128,7 +158,7 @@ class DistributedKMeans:
 
     def _from_all(self, method: str, *arguments: object) -> list:
         """Call a method of every actor; join their answers, one a file, in the order of the files."""
-        answers = _get([getattr(actor, method).remote(*arguments) for actor in self.actors])
+        answers = self._get([getattr(actor, method).remote(*arguments) for actor in self.actors])
         return [answer for part in answers for answer in part]
 
     def fit(
@@ -165,6 +195,33 @@ class DistributedKMeans:
         """
         if not 1 <= k <= self.num_rows:
             raise UserError(f"{k} clusters of {self.num_rows} features: ask for 1 to {self.num_rows}")
+        while True:
+            try:
+                return self._fit(
+                    k,
+                    restarts=restarts,
+                    iterations=iterations,
+                    seed=seed,
+                    tolerance=tolerance,
+                    drop_hopeless=drop_hopeless,
+                    sample_rows=sample_rows,
+                    callback=callback,
+                )
+            except FewerPlacesError as error:
+                self._start_again(error)
+
+    def _fit(
+        self,
+        k: int,
+        *,
+        restarts: int,
+        iterations: int,
+        seed: int,
+        tolerance: float,
+        drop_hopeless: bool,
+        sample_rows: int | None,
+        callback: Callable[[int, list[float]], None] | None,
+    ) -> KMeansResult:
         self._num_fits += 1
         centroids = self._starts(self._sample(seed, max(k, sample_rows or sample_size(k))), k, seed, restarts)
         best, last = centroids.copy(), np.full(restarts, np.inf)
@@ -175,7 +232,7 @@ class DistributedKMeans:
             bar = last.min()
             for _ in range(len(waves)):
                 active, answers = waves.popleft()
-                part = ClusterSums.total(_get([answer])[0] for answer in answers)
+                part = ClusterSums.total(self._get([answer])[0] for answer in answers)
                 inertia = inertias(part, centroids[active], self._squared_norm)
                 fall = last[active] - inertia
                 better = active[fall >= 0]
@@ -218,7 +275,7 @@ class DistributedKMeans:
         for actor, files in zip(self.actors, self._parts, strict=True):
             calls.append(actor.take.remote(self._exponent, local[first : first + len(files)]))
             first += len(files)
-        return np.concatenate([rows for part in _get(calls) for rows in part])
+        return np.concatenate([rows for part in self._get(calls) for rows in part])
 
     def _starts(
         self, sample: Float32[np.ndarray, "m C"], k: int, seed: int, restarts: int
@@ -231,9 +288,33 @@ class DistributedKMeans:
         shared, num_actors = ray.put(sample), len(self.actors)
         calls = [actor.start.remote(shared, draws[turn::num_actors]) for turn, actor in enumerate(self.actors)]
         starts: list = [None] * restarts
-        for turn, answer in enumerate(_get(calls)):
+        for turn, answer in enumerate(self._get(calls)):
             starts[turn::num_actors] = answer
         return np.stack(starts)
+
+    def _get(self, calls: list) -> list:
+        """The answers; a user's error in an actor comes out as the one line that it is, without Ray's traceback.
+
+        Raises:
+            FewerPlacesError: some of the actors that are asked have had no place for too long, and not all are alone.
+        """
+        seen, since = len(self.actors), time.monotonic()
+        while len(ray.wait(calls, num_returns=len(calls), timeout=_LOOK_EVERY_S)[0]) < len(calls):
+            num_placed = sum(map(_has_place, self.actors))
+            if num_placed != seen or num_placed == len(self.actors) or len(self.actors) == 1:
+                seen, since = num_placed, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_S:
+                raise FewerPlacesError(num_placed)
+        try:
+            return ray.get(calls)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+
+
+def _has_place(actor: Any) -> bool:
+    return state.actor_table(actor._actor_id.hex()).get("State") == "ALIVE"
 
 
 def _share_of_memory(num_actors: int) -> int:
@@ -241,13 +322,3 @@ def _share_of_memory(num_actors: int) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     sizes = [resources.get("memory", _LITTLE_MEMORY) for resources in nodes]
     return int(min(sizes, default=_LITTLE_MEMORY)) // 2 // math.ceil(num_actors / max(1, len(sizes)))
-
-
-def _get(calls: list) -> list:
-    """The answers; a user's error in an actor comes out as the one line that it is, without Ray's traceback."""
-    try:
-        return ray.get(calls)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise

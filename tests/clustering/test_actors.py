@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from luss_ray.clustering import actors
 from luss_ray.clustering.actors import DistributedKMeans, KMeansResult
 from luss_ray.clustering.features import FeatureFiles, feature_table
 from luss_ray.core.errors import UserError
@@ -41,8 +42,15 @@ def write(location: Location, name: str, rows: np.ndarray) -> None:
     location.create_table(name, feature_table(keys, rows, np.ones(len(rows), bool), inputs="", metadata={}))
 
 
-def fit(loader: FeatureFiles, num_actors: int, disturb=None, *, memory_bytes=None, **options) -> KMeansResult:
-    with DistributedKMeans(loader, FILES, num_actors=num_actors, num_cpus=0.5, memory_bytes=memory_bytes) as clustering:
+class Other:
+    """An actor of another job."""
+
+
+def fit(
+    loader: FeatureFiles, num_actors: int, disturb=None, *, memory_bytes=None, num_cpus=0.5, **options
+) -> KMeansResult:
+    given = {"num_actors": num_actors, "num_cpus": num_cpus, "memory_bytes": memory_bytes}
+    with DistributedKMeans(loader, FILES, **given) as clustering:
 
         def callback(iteration: int, inertias: list[float]) -> None:
             if disturb is not None:
@@ -85,6 +93,42 @@ def test_hopeless_restarts_are_dropped_and_named(reference: KMeansResult, loader
             assert history[at:] == [history[at]] * (len(history) - at)
             assert history[at] - (8 - at) * (history[at - 1] - history[at]) > min(found.history[at - 1])
     assert_same(fit(loader, 5, drop_hopeless=True, memory_bytes=5000), found)
+
+
+@pytest.fixture
+def third_of_the_cluster(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Return CPUs of an actor of which the cluster has room for two; the patience with a third is ten seconds."""
+    monkeypatch.setattr(actors, "_PATIENCE_S", 10.0)
+    monkeypatch.setattr(actors, "_LOOK_EVERY_S", 0.1)
+    return 0.4 * ray.cluster_resources()["CPU"]
+
+
+def test_rows_of_actors_without_a_place_are_taken_over(
+    reference: KMeansResult, loader: FeatureFiles, third_of_the_cluster: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_same(fit(loader, 3, num_cpus=third_of_the_cluster), reference)
+    assert "2 actors have a place of 3" in caplog.text
+
+
+@pytest.mark.chaos
+def test_an_actor_whose_place_is_taken_by_another_job_leaves_no_trace(
+    reference: KMeansResult, loader: FeatureFiles, third_of_the_cluster: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = ray.remote(Other).options(num_cpus=third_of_the_cluster)
+    waiting, disturbed = [], []
+
+    def disturb(iteration: int, actors: list) -> None:
+        if iteration == 1 and not waiting:
+            waiting.append(others.remote())
+            os.kill(ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        if iteration == 3:
+            disturbed.append(len(actors))
+
+    try:
+        assert_same(fit(loader, 2, disturb, num_cpus=third_of_the_cluster), reference)
+    finally:
+        ray.kill(waiting[0])
+    assert disturbed == [1] and "1 actors have a place of 2" in caplog.text
 
 
 @pytest.mark.chaos
