@@ -53,6 +53,8 @@ class TrainingOptions:
         if self.num_workers is not None and not 1 <= self.num_workers[0] <= self.num_workers[1]:
             low, high = self.num_workers
             raise UserError(f"--num-workers {low} {high}: give MIN MAX with 1 <= MIN <= MAX")
+        if self.name is not None and {".", ".."} & set(self.name.split("/")):
+            raise UserError(f"--name {self.name}: it must not lead out of --storage, give one without . and ..")
         self.limits(0)
         check_installed(self.track)
 

@@ -33,7 +33,9 @@ def test_unknown_names(tmp_path):
     assert "--pretrain.epochs" in refused(tmp_path, "demo", "--pretrain.epochs=3")
     assert "several" in refused(tmp_path, "demo", "--seed=several")
     assert "no weights at nope.pth" in refused(tmp_path, "demo", f"--storage={tmp_path}", "--weights=nope.pth")
-    assert "leads out of" in refused(tmp_path, "demo", f"--storage={tmp_path}", "--name=../elsewhere", "--dry-run")
+    assert "must not lead out of --storage" in refused(
+        tmp_path, "demo", f"--storage={tmp_path}", "--name=../elsewhere", "--dry-run"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,8 @@
 """Networks of runs, and the folders that they leave, in other forms and back."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,7 +112,9 @@ def test_options_that_can_not_be_meant_are_refused_and_a_dry_run_sees_what_is_th
     with pytest.raises(UserError, match="describes no model that segments images"):
         load(tmp_path / "out")
     words = [str(tmp_path / name) for name in ("model", "x.pth")]
-    job.run_program("convert.py", tmp_path, *words, "--stage", "finetune", "--dry-run")
+    command = [sys.executable, str(job.ROOT / "jobs" / "convert.py"), *words, "--stage", "finetune", "--dry-run"]
+    done = subprocess.run(command, env=job.job_environment(), capture_output=True, text=True, check=True)
+    assert "nothing has been written" in done.stdout
 
 
 @pytest.mark.parametrize("kind", fixtures_export.ARCHITECTURES)

@@ -113,7 +113,7 @@ def test_what_the_user_got_wrong_is_one_line_and_code_2(selection: Path, tmp_pat
     assert beyond.returncode == 0 and "predictions hold ids beyond the categories" in beyond.stdout
     refused("beyond the categories", *on(case, "--matching", "none", "--out", out, "--strict"))
     refused("give --num-clusters", *on(case, "--out", out))
-    refused("a matching is one of auto, ", *on(case, "--matching", "automatic", "--out", out))
+    refused("a matching is one of none, auto, ", *on(case, "--matching", "automatic", "--out", out))
     refused("at least 1", *on(case, "--num-clusters", "0", "--out", out))
     refused("--attention", *on(case, "--curve", "--out", out))
     refused("is not a folder", *on(tmp_path / "nowhere", "--out", out))
