@@ -1,12 +1,13 @@
 """K-means over feature files on Ray: actors hold the rows, the driver holds the centroids."""
 
+import functools
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -27,6 +28,8 @@ from luss_ray.core.errors import UserError
 from luss_ray.core.seeds import CLUSTERS, generator
 
 log = logging.getLogger(__name__)
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 _LITTLE_MEMORY = 2 << 30
 _LOOK_EVERY_S = 10.0
 _PATIENCE_S = 120.0
@@ -64,11 +67,27 @@ class FewerPlacesError(Exception):
         self.num_placed = num_placed
 
 
+def _by_those_with_a_place(method: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]:
+    """Make a method of k-means start anew where actors have no place, with the others: it gives the same."""
+
+    @functools.wraps(method)
+    def again_and_again(*args: _Given.args, **kwargs: _Given.kwargs) -> _Answer:
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except FewerPlacesError as error:
+                kmeans: Any = args[0]
+                kmeans.start_again(error)
+
+    return again_and_again
+
+
 @dataclass
 class DistributedKMeans:
     """Exact Lloyd k-means over rows that live in Ray actors.
 
-    Results don't depend on the number of actors or their threads, nor on actors dying: rows are rounded to a grid on
+    Results don't depend on the number of actors or their threads, nor on actors dying or finding no place in the
+    cluster, whose rows the others take over after a while: rows are rounded to a grid on
     which float64 sums are exact (see `grid_exponent`), which centroid is nearest is decided in float64 where float32
     can't tell (see `nearest.decide`), and a restarted actor loads its files again. From the same starts another kind of
     processor, or a GPU, gives the same bits too; the starts themselves are drawn by float32 products.
@@ -123,12 +142,12 @@ class DistributedKMeans:
         try:
             self._describe(memory_bytes)
         except FewerPlacesError as error:
-            self._start_again(error)
+            self.start_again(error)
         except BaseException:
             self.__exit__()
             raise
 
-    def _start_again(self, error: FewerPlacesError) -> None:
+    def start_again(self, error: FewerPlacesError) -> None:
         """Give the rows to the actors that have a place; to one, which waits for its own, where none has."""
         log.warning("k-means: %s of %d, and take over the rows of the others", error, len(self.actors))
         self.__exit__()
@@ -161,6 +180,7 @@ class DistributedKMeans:
         answers = self._get([getattr(actor, method).remote(*arguments) for actor in self.actors])
         return [answer for part in answers for answer in part]
 
+    @_by_those_with_a_place
     def fit(
         self,
         k: int,
@@ -188,40 +208,14 @@ class DistributedKMeans:
                 still not reach what the best one had before that pass. Falls shrink from pass to pass but for rare
                 exceptions, so the winner stays but for these; the result says which ones were dropped, and when.
             sample_rows: rows of the start's sample, `sample_size(k)` unless given; all rows where fewer.
-            callback: called after every pass with its number (0 = the start's) and each restart's inertia.
+            callback: called after every pass with its number (0 = the start's) and each restart's inertia; from 0 again
+                where actors have lost their place and the others start anew.
 
         Raises:
             UserError: more clusters than rows.
         """
         if not 1 <= k <= self.num_rows:
             raise UserError(f"{k} clusters of {self.num_rows} features: ask for 1 to {self.num_rows}")
-        while True:
-            try:
-                return self._fit(
-                    k,
-                    restarts=restarts,
-                    iterations=iterations,
-                    seed=seed,
-                    tolerance=tolerance,
-                    drop_hopeless=drop_hopeless,
-                    sample_rows=sample_rows,
-                    callback=callback,
-                )
-            except FewerPlacesError as error:
-                self._start_again(error)
-
-    def _fit(
-        self,
-        k: int,
-        *,
-        restarts: int,
-        iterations: int,
-        seed: int,
-        tolerance: float,
-        drop_hopeless: bool,
-        sample_rows: int | None,
-        callback: Callable[[int, list[float]], None] | None,
-    ) -> KMeansResult:
         self._num_fits += 1
         centroids = self._starts(self._sample(seed, max(k, sample_rows or sample_size(k))), k, seed, restarts)
         best, last = centroids.copy(), np.full(restarts, np.inf)
